@@ -1,0 +1,21 @@
+"""The errors a caller can meet. Each message names what is wrong and says what to do about it."""
+
+
+class ConfLayersError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class InputError(ConfLayersError, ValueError):
+    """An argument that cannot be honoured: a length, a prompt, an option."""
+
+
+class LoadError(ConfLayersError):
+    """A checkpoint that is missing, damaged or not to be trusted."""
+
+
+class UnsupportedModelError(ConfLayersError):
+    """A model whose structure the body cannot drive exactly; the message names the model and the reason."""
+
+
+class PlanError(ConfLayersError, ValueError):
+    """A saved plan that is unreadable, or was made for another model."""
