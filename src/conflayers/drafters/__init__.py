@@ -1,1 +1,1 @@
-
+"""How draft tokens are proposed: one idea a file."""

@@ -1,1 +1,1 @@
-
+"""Which sublayers a draft skips: one paper a file."""

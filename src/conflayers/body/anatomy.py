@@ -1,0 +1,221 @@
+"""The structure of a transformers decoder, learnt from one probe pass and not from a table of names.
+
+A decoder layer's attention is the submodule that writes to the cache; its MLP is every other direct child that holds
+weight matrices and puts out hidden states. What does not fit is refused with the reason.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from conflayers.body.cache import PositionedCache, PositionedLayer
+from conflayers.errors import UnsupportedModelError
+
+PROBE_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A module that can be switched off, and how many values its forward returns (0: a bare tensor)."""
+
+    module: nn.Module
+    returns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """One decoder layer: the layer itself, its attention, and the modules that together are its MLP."""
+
+    layer: Part
+    attention: Part
+    mlp: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """What the body needs to know of a model.
+
+    Attributes:
+        name: the model's class.
+        layers: its decoder layers in the order they run.
+        windows: per layer, the sliding window in tokens, None for full attention.
+        hidden_size, vocab_size, context: widths and the most positions it supports.
+    """
+
+    name: str
+    layers: tuple[LayerParts, ...]
+    windows: tuple[int | None, ...]
+    hidden_size: int
+    vocab_size: int
+    context: int
+
+
+def examine(model: PreTrainedModel) -> Anatomy:
+    """Learn the structure of `model` by running a few tokens through it once.
+
+    Raises:
+        UnsupportedModelError: not a decoder, keeps state that cannot be rolled back by position, or runs its layers in
+            a way that cannot be followed; the message says which.
+    """
+    name = type(model).__name__
+    config = model.config.get_text_config(decoder=True)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name} is an encoder-decoder; only decoder-only language models are supported")
+    if model.get_output_embeddings() is None:
+        raise UnsupportedModelError(f"{name} has no language-model head; load it as a causal language model")
+    windows = _windows(name, model, config)
+    blocks = _decoder_layers(name, model, len(windows))
+    layers, vocab_size = _probe(name, model, blocks, windows, config)
+    return Anatomy(
+        name=name,
+        layers=layers,
+        windows=windows,
+        hidden_size=config.hidden_size,
+        vocab_size=vocab_size,
+        context=int(getattr(config, "max_position_embeddings", None) or 1 << 30),
+    )
+
+
+def probe_tokens(model: PreTrainedModel, count: int) -> list[int]:
+    """Ordinary token ids, the same on every call, that avoid the ids a configuration gives a meaning to."""
+    config = model.config.get_text_config(decoder=True)
+    special = {v for c in (config, model.config) for k, v in c.to_dict().items() if k.endswith("token_id")}
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(config.vocab_size, (8 * count + 64,), generator=generator).tolist()
+    return [token for token in drawn if token not in special][:count]
+
+
+def _windows(name: str, model: PreTrainedModel, config: Any) -> tuple[int | None, ...]:
+    """Each layer's sliding window, read from the cache transformers itself would build."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if "chunked_attention" in kinds:
+        raise UnsupportedModelError(f"{name} uses chunked attention, which this version cannot roll back exactly")
+    windows: list[int | None] = []
+    for index, layer in enumerate(DynamicCache(config=config).layers):
+        if type(layer) is DynamicLayer:
+            windows.append(None)
+        elif type(layer) is DynamicSlidingWindowLayer:
+            windows.append(layer.sliding_window)
+        else:
+            kind = config.layer_types[index] if kinds else type(layer).__name__
+            raise UnsupportedModelError(
+                f"{name} keeps state in layer {index} ({kind}) that cannot be rolled back by position: "
+                "models with recurrent or compressed state are not supported"
+            )
+    if getattr(model, "_is_stateful", False) or not windows:
+        raise UnsupportedModelError(f"{name} keeps recurrent state, which cannot be rolled back by position")
+    return tuple(windows)
+
+
+def _decoder_layers(name: str, model: PreTrainedModel, count: int) -> nn.ModuleList:
+    decoder = model.get_decoder()
+    found = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    if not found:
+        raise UnsupportedModelError(f"{name}: no list of {count} decoder layers found inside it")
+    return found[0]
+
+
+class _SpyCache(PositionedCache):
+    """Notes which modules are running when a layer writes its keys and values."""
+
+    def __init__(self, windows: tuple[int | None, ...], running: list[nn.Module]) -> None:
+        super().__init__(list(windows), PROBE_TOKENS)
+        self.running = running
+        self.writers: dict[int, list[nn.Module]] = {}
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.writers[layer_idx] = list(self.running)
+        layer: PositionedLayer = self.layers[layer_idx]
+        return layer.update(key_states, value_states)
+
+
+@contextmanager
+def _followed(blocks: nn.ModuleList, running: list[nn.Module], outputs: dict[nn.Module, list[Any]]) -> Iterator[None]:
+    """Keep `running` the stack of active layers and their direct children, and collect what each returns."""
+
+    def enter(module: nn.Module, *_: Any) -> None:
+        running.append(module)
+
+    def leave(module: nn.Module, _: Any, output: Any) -> None:
+        running.pop()
+        outputs.setdefault(module, []).append(output)
+
+    with ExitStack() as hooks:
+        for block in blocks:
+            for module in (block, *block.children()):
+                hooks.callback(module.register_forward_pre_hook(enter).remove)
+                hooks.callback(module.register_forward_hook(leave).remove)
+        yield
+
+
+def _probe(
+    name: str, model: PreTrainedModel, blocks: nn.ModuleList, windows: tuple[int | None, ...], config: Any
+) -> tuple[tuple[LayerParts, ...], int]:
+    running: list[nn.Module] = []
+    outputs: dict[nn.Module, list[Any]] = {}
+    cache = _SpyCache(windows, running)
+    tokens = torch.tensor([probe_tokens(model, PROBE_TOKENS)], device=model.device)
+    positions = torch.arange(PROBE_TOKENS, device=model.device)[None]
+    with torch.no_grad(), _followed(blocks, running, outputs):
+        try:
+            result = model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
+        except UnsupportedModelError:
+            raise
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{name} does not run on a cache indexed by position ({type(error).__name__}: {error})"
+            ) from error
+    hidden = (1, PROBE_TOKENS, config.hidden_size)
+    order = [block for block in outputs if any(block is b for b in blocks)]
+    if order != list(blocks) or any(len(outputs[block]) != 1 for block in blocks):
+        raise UnsupportedModelError(f"{name} does not run its {len(blocks)} decoder layers once each, in order")
+    parts = tuple(
+        _layer_parts(name, index, block, cache.writers.get(index, []), outputs, hidden)
+        for index, block in enumerate(blocks)
+    )
+    return parts, result.logits.shape[-1]
+
+
+def _layer_parts(
+    name: str,
+    index: int,
+    block: nn.Module,
+    writer: list[nn.Module],
+    outputs: dict[nn.Module, list[Any]],
+    hidden: tuple[int, ...],
+) -> LayerParts:
+    if len(writer) != 2 or writer[0] is not block:
+        raise UnsupportedModelError(
+            f"{name}: layer {index} has no attention module that keeps its own keys and values in the cache"
+        )
+    attention = writer[1]
+    others = [
+        child
+        for child in block.children()
+        if child is not attention and child in outputs and any(p.dim() > 1 for p in child.parameters())
+    ]
+    calls = [outputs[module] for module in (block, attention, *others)]
+    if any(len(call) != 1 for call in calls) or _shape(calls[0][0]) != hidden or _shape(calls[1][0]) != hidden:
+        raise UnsupportedModelError(f"{name}: layer {index} is not attention and MLP around one residual stream")
+    mlp = tuple(_part(module, outputs) for module in others if _shape(outputs[module][0]) == hidden)
+    if not mlp:
+        raise UnsupportedModelError(f"{name}: layer {index} has no MLP module that puts out hidden states")
+    return LayerParts(layer=_part(block, outputs), attention=_part(attention, outputs), mlp=mlp)
+
+
+def _part(module: nn.Module, outputs: dict[nn.Module, list[Any]]) -> Part:
+    output = outputs[module][0]
+    return Part(module, len(output) if isinstance(output, tuple) else 0)
+
+
+def _shape(output: Any) -> tuple[int, ...]:
+    first = output[0] if isinstance(output, tuple) else output
+    return tuple(first.shape) if isinstance(first, torch.Tensor) else ()

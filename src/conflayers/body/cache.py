@@ -1,0 +1,113 @@
+"""A preallocated key-value cache indexed by position: rolling back is setting a length."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class PositionedLayer(CacheLayerMixin):  # type: ignore[misc]
+    """Keys and values of one attention layer, written at the owner's current position.
+
+    The buffers have shape [1, heads, capacity, head_dim]. A layer keeps no length of its own: a layer that a draft
+    skipped simply holds stale rows there until the verification pass, which runs every layer, overwrites them.
+    """
+
+    is_croppable = False
+
+    def __init__(self, owner: "PositionedCache", window: int | None) -> None:
+        super().__init__()
+        self.owner = owner
+        self.window = window
+        self.is_sliding = window is not None
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Allocate both buffers for the owner's capacity, in the shape, dtype and device of the first states."""
+        rows = self.owner.capacity
+        self.keys = key_states.new_empty((*key_states.shape[:2], rows, key_states.shape[3]))
+        self.values = value_states.new_empty((*value_states.shape[:2], rows, value_states.shape[3]))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new rows at the current position and return every row the attention may read."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        start = self.owner.length
+        end = start + key_states.shape[2]
+        self.keys[:, :, start:end] = key_states
+        self.values[:, :, start:end] = value_states
+        first = self._first_visible()
+        return self.keys[:, :, first:end], self.values[:, :, first:end]
+
+    def _first_visible(self) -> int:
+        return 0 if self.window is None else max(self.owner.length - self.window + 1, 0)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(rows returned by `update`, position of the first of them), as transformers' mask builders want them."""
+        first = self._first_visible()
+        return self.owner.length + query_length - first, first
+
+    def get_seq_length(self) -> int:
+        """Tokens in the cache, the same for every layer whether or not a draft skipped it."""
+        return self.owner.length
+
+    def get_max_length(self) -> int:
+        """Rows allocated."""
+        return self.owner.capacity
+
+
+class PositionedCache(Cache):  # type: ignore[misc]
+    """One cursor over all layers: `length` tokens are valid, everything past it is free to be overwritten.
+
+    Args:
+        windows: for each layer that keeps keys and values, its sliding window in tokens, or None for full attention.
+        capacity: tokens that can be held.
+    """
+
+    def __init__(self, windows: list[int | None], capacity: int) -> None:
+        self.length = 0
+        self.capacity = capacity
+        super().__init__(layers=[PositionedLayer(self, window) for window in windows])
+
+    def check_room(self, tokens: int) -> None:
+        """Raise IndexError if `tokens` more would not fit."""
+        if self.length + tokens > self.capacity:
+            raise IndexError(f"cache of {self.capacity} rows cannot hold {self.length + tokens}")
+
+    def advance(self, tokens: int) -> None:
+        """Count `tokens` rows, just written by a forward pass, as valid."""
+        self.check_room(tokens)
+        self.length += tokens
+
+    def rollback(self, length: int) -> None:
+        """Forget every token from position `length` on. Costs nothing: rows are overwritten when written again."""
+        if not 0 <= length <= self.length:
+            raise IndexError(f"cannot roll back to {length} tokens: the cache holds {self.length}")
+        self.length = length
+
+    @contextmanager
+    def preserve(self, start: int) -> Iterator[None]:
+        """Let the rows from position `start` on be overwritten inside, and put them and the length back afterwards.
+
+        Only those rows are copied, so the cost is that of the tokens and not of the context.
+        """
+        length = self.length
+        self.rollback(start)
+        saved = [
+            (layer, layer.keys[:, :, start:length].clone(), layer.values[:, :, start:length].clone())
+            for layer in self.layers
+            if layer.is_initialized
+        ]
+        try:
+            yield
+        finally:
+            for layer, keys, values in saved:
+                layer.keys[:, :, start:length] = keys
+                layer.values[:, :, start:length] = values
+            self.length = length

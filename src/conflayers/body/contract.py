@@ -1,0 +1,85 @@
+"""What every body offers to drafters, selectors and the round. Nothing here knows a model."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from conflayers.plan import ModelIdentity, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the sublayers put out for the last tokens of one pass of the whole model.
+
+    Attributes:
+        attention: per layer, the attention's output before it is added to the residual stream, [tokens, hidden].
+        mlp: per layer, the same of the MLP.
+    """
+
+    attention: list[torch.Tensor]
+    mlp: list[torch.Tensor]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens recorded."""
+        return self.attention[0].shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The result of one forward pass: logits [rows, vocabulary], and the trace if one was asked for."""
+
+    logits: torch.Tensor
+    trace: Trace | None = None
+
+
+class Body(Protocol):
+    """A model with its cache, driven by position.
+
+    Attributes:
+        layers: number of decoder layers.
+        vocab_size: width of the logits.
+        context: the most positions the model supports.
+        length: tokens the cache holds.
+        identity: what a saved plan is bound to.
+    """
+
+    layers: int
+    vocab_size: int
+    context: int
+    identity: ModelIdentity
+
+    @property
+    def length(self) -> int:
+        """Tokens the cache holds."""
+        ...
+
+    def reserve(self, capacity: int) -> None:
+        """Empty the cache and make room for `capacity` tokens."""
+
+    def release(self) -> None:
+        """Give the cache's memory back."""
+
+    def forward(self, tokens: Sequence[int], *, rows: int | None = None, record: int = 0) -> Pass:
+        """Run `tokens` at the positions that follow the cached ones, and cache them.
+
+        Args:
+            tokens: one or more token ids.
+            rows: how many of the last positions logits are wanted for; None means all.
+            record: how many of the last positions to trace; 0 records nothing.
+        """
+        ...
+
+    def running(self, plan: Plan) -> AbstractContextManager[None]:
+        """Inside this context `forward` leaves out what `plan` skips; afterwards the model is as before."""
+        ...
+
+    def rollback(self, length: int) -> None:
+        """Forget the cached tokens from position `length` on."""
+
+    def preserve(self, start: int) -> AbstractContextManager[None]:
+        """Inside this context, cached tokens from `start` on may be overwritten; afterwards they are back."""
+        ...

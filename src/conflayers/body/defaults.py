@@ -1,0 +1,33 @@
+"""What a checkpoint itself asks of greedy decoding: its logits processors and the tokens that end a text."""
+
+from transformers import LogitsProcessorList, PreTrainedModel
+
+from conflayers.errors import InputError
+
+
+def logits_processors(model: PreTrainedModel, prompt_tokens: int) -> LogitsProcessorList:
+    """The processors that transformers' `generate(do_sample=False)` would apply for this model.
+
+    Raises:
+        InputError: the model's generation settings ask for something that cannot be honoured.
+    """
+    config = model.generation_config
+    if getattr(config, "stop_strings", None):
+        raise InputError("the model's generation settings ask for stop_strings, which are not supported; clear them first")
+    if (getattr(config, "guidance_scale", None) or 1) != 1:
+        raise InputError("the model's generation settings ask for guidance_scale, which is not supported; clear it first")
+    # `generate` builds the list here and offers no public way to ask for it.
+    settings, _ = model._prepare_generation_config(None, do_sample=False, num_beams=1)
+    model._prepare_special_tokens(settings, kwargs_has_attention_mask=True, device=model.device)
+    return model._get_logits_processor(
+        generation_config=settings, input_ids_seq_length=prompt_tokens, device=model.device, model_kwargs={}
+    )
+
+
+def end_tokens(model: PreTrainedModel) -> frozenset[int]:
+    """The ids after which a text is over; empty if the model names none."""
+    for config in (model.generation_config, model.config.get_text_config(decoder=True)):
+        ids = getattr(config, "eos_token_id", None)
+        if ids is not None:
+            return frozenset(ids if isinstance(ids, list) else [ids])
+    return frozenset()

@@ -1,0 +1,131 @@
+"""The body for any architecture of transformers: the model's own forward, with sublayers switched off in place."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from conflayers.body.anatomy import Anatomy, examine
+from conflayers.body.cache import PositionedCache
+from conflayers.body.contract import Pass, Trace
+from conflayers.body.switch import Replacement, forwards_replaced, passing, silent
+from conflayers.errors import InputError
+from conflayers.plan import ModelIdentity, Plan
+
+
+class PortableBody:
+    """Drives `model` by position. Implements `conflayers.body.contract.Body`.
+
+    The model's modules and weights are used as they are; nothing is copied and nothing stays patched.
+
+    Raises:
+        UnsupportedModelError: the structure of the model cannot be driven exactly.
+        InputError: the model is in training mode.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        if model.training:
+            raise InputError("the model is in training mode, where dropout changes its output: call model.eval() first")
+        self.model = model
+        self.anatomy: Anatomy = examine(model)
+        self.layers = len(self.anatomy.layers)
+        self.vocab_size = self.anatomy.vocab_size
+        self.context = self.anatomy.context
+        self.identity = _identity(model, self.anatomy)
+        self._cache = PositionedCache(list(self.anatomy.windows), 0)
+
+    @property
+    def length(self) -> int:
+        """Tokens the cache holds."""
+        return self._cache.length
+
+    def reserve(self, capacity: int) -> None:
+        """Empty the cache and make room for `capacity` tokens, in the memory it has where that is enough."""
+        if self._cache.capacity < capacity:
+            self.release()
+            self._cache = PositionedCache(list(self.anatomy.windows), capacity)
+        self._cache.rollback(0)
+
+    def release(self) -> None:
+        """Give the cache's memory back."""
+        self._cache = PositionedCache(list(self.anatomy.windows), 0)
+
+    def rollback(self, length: int) -> None:
+        """Forget the cached tokens from position `length` on."""
+        self._cache.rollback(length)
+
+    def preserve(self, start: int) -> Any:
+        """Inside this context, cached tokens from `start` on may be overwritten; afterwards they are back."""
+        return self._cache.preserve(start)
+
+    @torch.no_grad()
+    def forward(self, tokens: Sequence[int], *, rows: int | None = None, record: int = 0) -> Pass:
+        """Run `tokens` after the cached ones; see `contract.Body.forward`."""
+        start, count = self._cache.length, len(tokens)
+        self._cache.check_room(count)
+        ids = torch.tensor([tokens], device=self.model.device)
+        positions = torch.arange(start, start + count, device=self.model.device)[None]
+        with _recording(self.anatomy, min(record, count)) as taken:
+            output = self.model(
+                input_ids=ids,
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=count if rows is None else rows,
+                return_dict=True,
+            )
+        self._cache.advance(count)
+        return Pass(output.logits[0], taken() if record else None)
+
+    @contextmanager
+    def running(self, plan: Plan) -> Iterator[None]:
+        """Inside this context `forward` leaves out what `plan` skips; afterwards the model is as before.
+
+        Raises:
+            PlanError: the plan names a layer the model lacks.
+        """
+        plan.check(self.layers)
+        replacements: list[Replacement] = [passing(self.anatomy.layers[index].layer) for index in plan.whole_layers]
+        replacements += [silent(self.anatomy.layers[index].attention) for index in plan.attention - plan.mlp]
+        replacements += [silent(part) for index in plan.mlp - plan.attention for part in self.anatomy.layers[index].mlp]
+        with forwards_replaced(replacements):
+            yield
+
+
+@contextmanager
+def _recording(anatomy: Anatomy, tokens: int) -> Iterator[Callable[[], Trace]]:
+    """Keep the last `tokens` rows of every sublayer's output, for the one pass run inside."""
+    outputs: dict[nn.Module, torch.Tensor] = {}
+
+    def keep(module: nn.Module, _: Any, output: Any) -> None:
+        out = output[0] if isinstance(output, tuple) else output
+        # A view would hold the whole prompt's activations of every layer in memory.
+        outputs[module] = out[0] if out.shape[1] == tokens else out[0, -tokens:].clone()
+
+    def trace() -> Trace:
+        return Trace(
+            attention=[outputs[parts.attention.module] for parts in anatomy.layers],
+            mlp=[_sum([outputs[part.module] for part in parts.mlp]) for parts in anatomy.layers],
+        )
+
+    with ExitStack() as hooks:
+        if tokens:
+            for parts in anatomy.layers:
+                for part in (parts.attention, *parts.mlp):
+                    hooks.callback(part.module.register_forward_hook(keep).remove)
+        yield trace
+
+
+def _sum(outputs: list[torch.Tensor]) -> torch.Tensor:
+    return outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(0)
+
+
+def _identity(model: PreTrainedModel, anatomy: Anatomy) -> ModelIdentity:
+    embedding = model.get_input_embeddings().weight
+    sample = embedding[:: max(1, embedding.shape[0] // 64), :64].detach()
+    digest = hashlib.sha256(sample.to(torch.bfloat16).float().cpu().numpy().tobytes()).hexdigest()[:16]
+    return ModelIdentity(anatomy.name, len(anatomy.layers), anatomy.hidden_size, anatomy.vocab_size, digest)

@@ -1,0 +1,167 @@
+"""Plan: which sublayers a draft leaves out. Immutable, hashable, and a small JSON file bound to one model."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from conflayers.errors import PlanError
+
+FORMAT = 1
+MAX_FILE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The sublayers to skip, by layer index from 0. `FULL` skips nothing.
+
+    Attributes:
+        attention: layers whose attention is skipped.
+        mlp: layers whose MLP (or mixture of experts) is skipped.
+    """
+
+    attention: frozenset[int] = frozenset()
+    mlp: frozenset[int] = frozenset()
+
+    @classmethod
+    def layers(cls, indices: Iterable[int]) -> "Plan":
+        """Skip whole decoder layers."""
+        skipped = frozenset(indices)
+        return cls(skipped, skipped)
+
+    @property
+    def whole_layers(self) -> frozenset[int]:
+        """Layers of which nothing runs."""
+        return self.attention & self.mlp
+
+    @property
+    def skipped(self) -> int:
+        """Number of sublayers skipped."""
+        return len(self.attention) + len(self.mlp)
+
+    def skip_ratio(self, layers: int) -> float:
+        """Share of the 2 * `layers` sublayers that is skipped, 0 to 1."""
+        return self.skipped / (2 * layers)
+
+    def check(self, layers: int) -> None:
+        """Raise PlanError if the plan names a layer that a model of `layers` layers does not have."""
+        outside = sorted(i for i in self.attention | self.mlp if not 0 <= i < layers)
+        if outside:
+            raise PlanError(f"the plan skips layer {outside[0]}, but the model has layers 0 to {layers - 1}")
+
+    def __str__(self) -> str:
+        if self == FULL:
+            return "skips nothing"
+        parts = [
+            (name, sorted(indices))
+            for name, indices in (
+                ("layers", self.whole_layers),
+                ("attention of", self.attention - self.mlp),
+                ("MLP of", self.mlp - self.attention),
+            )
+            if indices
+        ]
+        return "skips " + "; ".join(f"{name} {', '.join(map(str, indices))}" for name, indices in parts)
+
+
+FULL = Plan()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What ties a plan to a model: its class, its shape and a digest of a sample of its weights.
+
+    The digest is taken in bfloat16, so the same checkpoint loaded in another precision is the same model.
+    """
+
+    architecture: str
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    weights_digest: str
+
+
+def save_plan(path: str | os.PathLike[str], plan: Plan, model: ModelIdentity, provenance: dict[str, Any]) -> None:
+    """Write a plan with the model it is for and how it was found. The file appears whole or not at all.
+
+    Raises:
+        PlanError: the place cannot be written.
+    """
+    document = {
+        "format": FORMAT,
+        "model": asdict(model),
+        "skip_attention": sorted(plan.attention),
+        "skip_mlp": sorted(plan.mlp),
+        "provenance": provenance,
+    }
+    target = Path(path)
+    temporary: str | None = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=target.name[:100], suffix=".tmp", dir=target.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(document, file, indent=1)
+            file.write("\n")
+        Path(temporary).replace(target)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise PlanError(f"cannot write the plan to {target}: {error.strerror or error}") from error
+
+
+def load_plan(path: str | os.PathLike[str], model: ModelIdentity) -> Plan:
+    """Read a plan that was saved for `model`.
+
+    Raises:
+        PlanError: the file is unreadable, damaged, of another version, or for another model; the message says which.
+    """
+    document = _read_document(Path(path))
+    expected = {"format", "model", "skip_attention", "skip_mlp", "provenance"}
+    _same_keys(path, "the plan", set(document), expected)
+    if document["format"] != FORMAT:
+        raise PlanError(f"{path} has plan format {document['format']!r}; this version reads format {FORMAT}")
+    if not isinstance(document["model"], dict):
+        raise PlanError(f"{path} does not describe its model: 'model' must be an object")
+    wanted = asdict(model)
+    _same_keys(path, "'model'", set(document["model"]), set(wanted))
+    for key, value in wanted.items():
+        if document["model"][key] != value:
+            raise PlanError(
+                f"{path} was made for another model: its {key} is {document['model'][key]!r}, "
+                f"this model's is {value!r}; search again for this model"
+            )
+    plan = Plan(*(_indices(path, document, key) for key in ("skip_attention", "skip_mlp")))
+    plan.check(model.layers)
+    return plan
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            raise PlanError(f"no plan file at {path}")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise PlanError(f"{path} is larger than 1 MB: not a plan file")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path} is not a plan file: {error}") from error
+    if not isinstance(document, dict):
+        raise PlanError(f"{path} is not a plan file: expected a JSON object")
+    return document
+
+
+def _same_keys(path: str | os.PathLike[str], what: str, found: set[str], expected: set[str]) -> None:
+    if missing := sorted(expected - found):
+        raise PlanError(f"{path} is incomplete: {what} lacks {', '.join(missing)}")
+    if unknown := sorted(found - expected):
+        raise PlanError(f"{path} has unknown entries in {what}: {', '.join(unknown)}")
+
+
+def _indices(path: str | os.PathLike[str], document: dict[str, Any], key: str) -> frozenset[int]:
+    values = document[key]
+    if not isinstance(values, list) or any(type(value) is not int for value in values):
+        raise PlanError(f"{path}: {key} must be a list of layer numbers")
+    return frozenset(values)

@@ -1,0 +1,306 @@
+"""ConfLayers (arXiv 2604.14612): skip the layers whose confidence lies in a valley, and search on while decoding.
+
+`skip_set` is the published rule from confidences to plan. Two drivers use it:
+
+- `PublishedConfLayers` searches as the paper's code does: scores from an extra pass over the last generated tokens at the
+  positions after the prompt, in float16, candidates tried one after another and kept by mean accepted tokens.
+- `ConfLayers`, the default, takes its scores from passes that are made anyway, at the right positions, in float32 on a
+  log scale; keeps the incumbent while others are on trial; and judges by expected tokens per second, with plain
+  decoding among the choices.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+import numpy as np
+import torch
+
+from conflayers.body.contract import Trace
+from conflayers.errors import InputError
+from conflayers.plan import Plan
+from conflayers.round import Round, State
+from conflayers.selectors.confidence import sublayer_confidences
+from conflayers.selectors.trials import Trials
+from conflayers.selectors.valley import Valleys, adapt_lambda, find_valleys
+
+Unit = Literal["layer", "sublayer"]
+
+# Confidences below this are rounding of float32 and carry no order.
+FLOOR = 1e-7
+# Leading curvatures count as equal within this share of their range; exact equality has no meaning in float64.
+RUN_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The parameters of ConfLayers, with the published defaults.
+
+    Attributes:
+        unit: skip whole layers, as published, or attention and MLP separately.
+        skip_ratio: least share of the candidate layers to skip, 0 to 1.
+        interval: rounds of a trial.
+        context_window: tokens whose confidences are averaged.
+        max_iterations: candidates tried before the search ends.
+        max_score: the search ends when a candidate's mean acceptance exceeds this ... (published search only)
+        min_accepted: ... and its mean accepted tokens exceed this (published search only).
+        window: the same window for every layer instead of the adaptive one; 2 or more.
+    """
+
+    unit: Unit = "layer"
+    skip_ratio: float = 0.4
+    interval: int = 30
+    context_window: int = 100
+    max_iterations: int = 100
+    max_score: float = 0.95
+    min_accepted: float = 4.0
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("layer", "sublayer"):
+            raise InputError(f"unit must be 'layer' or 'sublayer', not {self.unit!r}")
+        for name in ("skip_ratio", "max_score"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
+        for name in ("interval", "context_window", "max_iterations"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if self.window is not None and self.window < 2:
+            raise InputError(f"window must be 2 or more, not {self.window}")
+
+
+def skip_set(
+    confidences: torch.Tensor, lam: float, settings: Settings, *, published: bool
+) -> tuple[Plan, list[Valleys]]:
+    """The rule: confidences to plan. The first and the last layer always run.
+
+    Args:
+        confidences: of every attention and MLP, [2, layers].
+        lam: lambda; higher skips less.
+        published: float16 scores on a linear scale, as in the released code; otherwise float64 on a log scale, where
+            the few last layers do not decide the scale for all.
+
+    Returns:
+        The plan, and the rule at work: once for whole layers, or for attention and MLP in this order.
+    """
+    layers = confidences.shape[1]
+    if published:
+        parts = confidences.half()
+        rows = [parts[0] + parts[1]] if settings.unit == "layer" else list(parts)
+    else:
+        parts = confidences.double()
+        rows = [parts.sum(0)] if settings.unit == "layer" else list(parts)
+        rows = [row.clamp(min=FLOOR).log() for row in rows]
+    tolerance = 0.0 if published else RUN_TOLERANCE
+    found = [find_valleys(row[1:-1].numpy(), layers, lam, window=settings.window, tolerance=tolerance) for row in rows]
+    indices = [frozenset((np.flatnonzero(valleys.skipped) + 1).tolist()) for valleys in found]
+    return Plan(indices[0], indices[-1]), found
+
+
+def every_second_layer(layers: int) -> Plan:
+    """The published start: layers 1, 3, 5, ... up to the last but one."""
+    return Plan.layers(range(1, layers - 1, 2))
+
+
+def _share(plan: Plan, layers: int) -> float:
+    return plan.skipped / (2 * max(layers - 2, 1))
+
+
+class Status(Enum):
+    """Where a search stands."""
+
+    SEARCHING = "searching"
+    SETTLED = "settled"
+
+
+@dataclass(slots=True)
+class PublishedConfLayers:
+    """The search as published, one object per task; see the module's docstring and section 1.3 of the released code.
+
+    Until a first candidate is scored every second layer is skipped. Where the released code would end its search with an
+    empty skip set, because no candidate was ever recorded as best, this start is kept instead.
+    """
+
+    layers: int
+    settings: Settings = field(default_factory=Settings)
+    plan: Plan = field(init=False)
+    status: Status = Status.SEARCHING
+    lam: float = 0.0
+    iterations: int = 0
+    decisions: list[str] = field(default_factory=list)
+    _best: tuple[float, Plan] = field(init=False)
+    _accepted: list[int] = field(default_factory=list)
+    _scores: list[float] = field(default_factory=list)
+    _select_now: bool = False
+
+    def __post_init__(self) -> None:
+        self.plan = every_second_layer(self.layers)
+        self._best = (0.0, self.plan)
+
+    def keep(self, plan: Plan) -> None:
+        """Use `plan` and search no more."""
+        self.plan, self.status = plan, Status.SETTLED
+
+    def start(self, state: State, prefill: Trace | None) -> None:
+        """A new prompt selects anew while the search is on."""
+        self._select_now = self.status is Status.SEARCHING
+
+    def choose(self) -> Plan | None:
+        """The plan in use; plain decoding is no choice here."""
+        return self.plan
+
+    def wants(self) -> int:
+        """Nothing: the published search scores by a pass of its own."""
+        return 0
+
+    def learn(self, state: State, done: Round) -> None:
+        """One step of the search, once there are enough generated tokens to score by."""
+        if self.status is Status.SETTLED or state.generated <= self.settings.context_window + 1 or not done.drafted:
+            return
+        self._accepted.append(done.accepted)
+        self._scores.append(done.accepted / done.drafted)
+        large_enough = self.plan.skipped // 2 >= self._least
+        rounds, mean = len(self._scores), float(np.mean(self._accepted))
+        if self.iterations and large_enough and rounds == self.settings.interval // 2 and mean < 1:
+            self._select_now = True
+        elif self.iterations and rounds > self.settings.interval:
+            if large_enough and mean > self.settings.min_accepted and np.mean(self._scores) > self.settings.max_score:
+                self._settle(self.plan, f"{mean:.1f} tokens accepted a round")
+                return
+            if large_enough and mean > self._best[0]:
+                self._best = (mean, self.plan)
+            self._select_now = True
+        if self._select_now or not large_enough:
+            self._select(state)
+
+    @property
+    def _least(self) -> int:
+        return int((self.layers - 2) * self.settings.skip_ratio) + 1
+
+    def _settle(self, plan: Plan, why: str) -> None:
+        self.keep(plan)
+        self.decisions.append(f"{plan}: search ended after {self.iterations} candidates ({why})")
+
+    def _select(self, state: State) -> None:
+        # The released code scores on a clone of the prompt's cache; here the rows it overwrites are put back.
+        tokens = state.tokens[state.prompt :][-self.settings.context_window :]
+        with state.body.preserve(state.prompt):
+            trace = state.body.forward(tokens, rows=1, record=len(tokens)).trace
+        assert trace is not None
+        confidences = sublayer_confidences(trace).mean(-1)
+        self.plan, _ = skip_set(confidences, self.lam, self.settings, published=True)
+        self.lam = adapt_lambda(self.lam, _share(self.plan, self.layers), self.settings.skip_ratio)
+        self.iterations += 1
+        self._select_now = False
+        self._accepted, self._scores = [], []
+        if self.iterations >= self.settings.max_iterations:
+            self._settle(self._best[1], "limit of iterations")
+
+
+@dataclass(slots=True)
+class ConfLayers:
+    """The default search, one object per task; see the module's docstring.
+
+    Decoding starts plainly. Candidates come from the rule at a least skip ratio that shrinks when a candidate loses and
+    grows when one wins; lambda follows the ratio on the scores at hand, without further passes.
+    """
+
+    layers: int
+    settings: Settings = field(default_factory=lambda: Settings(interval=16, context_window=32))
+    fallback: bool = True
+    status: Status = Status.SEARCHING
+    lam: float = 0.0
+    iterations: int = 0
+    trials: Trials = field(init=False)
+    _ratio: float = field(init=False)
+    _given: Plan | None = None
+    _rows: list[torch.Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.trials = Trials(self.settings.interval, self.fallback)
+        self._ratio = self.settings.skip_ratio
+        if not self.fallback:
+            self.trials.incumbent = every_second_layer(self.layers)
+            self.trials.incumbent_speedup = 0.0
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan in use; None for plain decoding."""
+        return self.trials.incumbent
+
+    @property
+    def decisions(self) -> list[str]:
+        """What was adopted, rejected and given up, in words."""
+        return self.trials.decisions
+
+    def keep(self, plan: Plan) -> None:
+        """Search no more: `plan` is tried, and used for as long as it beats plain decoding (always, without fallback)."""
+        self.status, self._given = Status.SETTLED, plan
+        if not self.fallback:
+            self.trials.incumbent = plan
+
+    def start(self, state: State, prefill: Trace | None) -> None:
+        """A prompt's own confidences replace those of an earlier text."""
+        self._rows = []
+        if prefill is not None:
+            self._collect(prefill, prefill.tokens)
+
+    def choose(self) -> Plan | None:
+        """The plan on trial, the incumbent, or None for plain decoding."""
+        return self.trials.current
+
+    def wants(self) -> int:
+        """As many rows as are still missing before the next candidate, if one is due."""
+        if self.status is Status.SETTLED or self.trials.trial is not None:
+            return 0
+        due = not self.trials.costs.known or self.trials.ready
+        return max(self.settings.context_window - self._collected, 0) if due else 0
+
+    def learn(self, state: State, done: Round) -> None:
+        """Judge by the round, and put the next candidate on trial when it is time."""
+        self.trials.observe(done)
+        if done.trace is not None:
+            self._collect(done.trace, done.accepted + 1)
+        if not self.trials.ready:
+            return
+        if self._given is not None:
+            if self.trials.incumbent is None:
+                self.trials.begin(self._given)
+        elif self._collected >= self.settings.context_window:
+            self._propose()
+
+    @property
+    def _collected(self) -> int:
+        return sum(rows.shape[-1] for rows in self._rows)
+
+    def _collect(self, trace: Trace, accepted: int) -> None:
+        """Keep the confidences of the accepted positions: a rejected token's say nothing about the text."""
+        recorded = Trace([a[:accepted] for a in trace.attention], [m[:accepted] for m in trace.mlp])
+        self._rows.append(sublayer_confidences(recorded))
+
+    def _propose(self) -> None:
+        confidences = torch.cat(self._rows, -1).mean(-1)
+        self._rows = []
+        candidate = self._candidate(confidences)
+        self.iterations += 1
+        if candidate.skipped and candidate != self.trials.incumbent:
+            self.trials.begin(candidate)
+        if self.iterations >= self.settings.max_iterations:
+            self.status = Status.SETTLED
+
+    def _candidate(self, confidences: torch.Tensor) -> Plan:
+        """The rule's plan with lambda adapted until the share skipped lies in the published band over the least ratio."""
+        if self.trials.finished:
+            least = 1 / max(self.layers - 2, 1)
+            self._ratio = min(self._ratio * 1.25, 0.75) if self.trials.last_won else self._ratio * 0.6
+            if self._ratio < least:
+                self._ratio = self.settings.skip_ratio
+        plan, _ = skip_set(confidences, self.lam, self.settings, published=False)
+        # lambda moves in steps of 0.05, and past 2 nothing changes any more: flat scores never meet a ratio.
+        for _ in range(40):
+            lam = adapt_lambda(self.lam, _share(plan, self.layers), self._ratio)
+            if lam == self.lam or abs(lam) > 2:
+                break
+            self.lam = lam
+            plan, _ = skip_set(confidences, lam, self.settings, published=False)
+        return plan

@@ -1,0 +1,127 @@
+"""The published rule that turns confidences into a skip set (ConfLayers, arXiv 2604.14612).
+
+A layer is skipped when its confidence lies in a valley: below the mean of its neighbours by more than lambda of their
+standard deviations. How many neighbours count depends on how the confidences curve there, and on the depth.
+
+Everything is in numpy and knows no model. Where the paper is silent the choice is ours and says so.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+LAMBDA_STEP = 0.05
+RATIO_BAND = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Valleys:
+    """The rule at work on one set of scores, everything the paper's figure shows; arrays are per candidate.
+
+    Attributes:
+        scores: standardised confidences.
+        windows: neighbours looked at, both sides together.
+        thresholds: what the score has to lie under.
+        skipped: whether it does.
+    """
+
+    scores: Array
+    windows: NDArray[np.int64]
+    thresholds: Array
+    skipped: NDArray[np.bool_]
+
+    @property
+    def ratio(self) -> float:
+        """Share of the candidates that is skipped."""
+        return float(self.skipped.mean()) if self.skipped.size else 0.0
+
+
+def standardise(confidences: Array) -> Array:
+    """(c - mean) / (standard deviation + 1e-6), in the precision of `confidences`.
+
+    The sample standard deviation, as in the released code; the rule itself does not depend on this scale.
+    """
+    if confidences.size < 2:
+        return np.zeros_like(confidences)
+    spread = confidences.std(ddof=1, dtype=np.float64).astype(confidences.dtype)
+    mean = confidences.mean(dtype=np.float64).astype(confidences.dtype)
+    return np.asarray((confidences - mean) / (spread + confidences.dtype.type(1e-6)))
+
+
+def curvature(scores: Array) -> Array:
+    """The second-order gradient along the depth; zero where there are too few layers for one."""
+    return np.gradient(np.gradient(scores)) if scores.size >= 2 else np.zeros_like(scores)
+
+
+def leading_run(curve: Array, tolerance: float) -> int:
+    """How many leading entries equal the first, within `tolerance` of the curve's range.
+
+    The published rule compares exactly (tolerance 0), which in float16 depends on rounding.
+    """
+    if not curve.size:
+        return 0
+    differs = np.abs(curve - curve[0]) > tolerance * (curve.max() - curve.min())
+    return int(differs.argmax()) if differs.any() else int(curve.size)
+
+
+def normalise(curve: Array) -> Array:
+    """Scale to 0..1 and then about the mean, so that the mean is 0.5; 0.5 everywhere if all are equal."""
+    span = curve.max() - curve.min() if curve.size else 0.0
+    if not span > 0:
+        return np.full(curve.shape, 0.5)
+    unit = (curve.astype(np.float64) - curve.min()) / (span + 1e-8)
+    mean, most, least = unit.mean(), unit.max(), unit.min()
+    slope = min(0.5 / (most - mean), 0.5 / (mean - least))
+    return np.asarray(np.clip(slope * unit + 0.5 - slope * mean, 0, 1))
+
+
+def adaptive_windows(scores: Array, layers: int, tolerance: float) -> NDArray[np.int64]:
+    """Neighbours to look at for each candidate: 2 and up, more where the scores curve and towards the last layer.
+
+    Args:
+        scores: standardised confidences of layers 1 .. `layers` - 2.
+        layers: decoder layers of the model, the two that are never skipped included.
+        tolerance: see `leading_run`.
+    """
+    curve = curvature(scores)
+    widest = 5 * leading_run(curve, tolerance)
+    depth = np.arange(1, scores.size + 1) / layers
+    return 2 + (widest * normalise(curve) * depth).astype(np.int64)
+
+
+def find_valleys(
+    confidences: Array, layers: int, lam: float, *, window: int | None = None, tolerance: float = 0.0
+) -> Valleys:
+    """Which of the candidate layers lie in a valley of confidence.
+
+    Args:
+        confidences: of layers 1 .. `layers` - 2; the first and the last layer are no candidates.
+        layers: decoder layers of the model.
+        lam: lambda; higher skips less.
+        window: the same number of neighbours for every layer, 2 or more; None for the adaptive window.
+        tolerance: see `leading_run`.
+    """
+    scores = standardise(confidences)
+    count = scores.size
+    windows = adaptive_windows(scores, layers, tolerance) if window is None else np.full(count, window, dtype=np.int64)
+    wide = scores.astype(np.float64)
+    thresholds = np.full(count, -np.inf)
+    for i, width in enumerate(windows):
+        half = width // 2
+        neighbours = np.concatenate([wide[max(0, i - half) : i], wide[i + 1 : i + half + 1]])
+        if neighbours.size:
+            # The population standard deviation: the paper does not say which.
+            thresholds[i] = neighbours.mean() - lam * neighbours.std()
+    return Valleys(scores, windows, thresholds, wide < thresholds)
+
+
+def adapt_lambda(lam: float, ratio: float, least_ratio: float) -> float:
+    """One step of the published adaptation: skip more below the least ratio, less when 0.25 above it."""
+    if ratio > least_ratio + RATIO_BAND:
+        return lam + LAMBDA_STEP
+    if ratio < least_ratio:
+        return lam - LAMBDA_STEP
+    return lam

@@ -1,0 +1,80 @@
+"""What happened during one request, counted and timed, under vLLM's names where it has one."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from conflayers.plan import Plan
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counts and seconds of one request.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        new_tokens: tokens generated, the end-of-sequence token included.
+        num_spec_steps: verifications of a draft; plain steps are not among them.
+        num_plain_steps: passes of the whole model for a single token, after the prefill.
+        num_draft_tokens, num_accepted_draft_tokens: drafted, and of those accepted.
+        acceptance_histogram: drafted tokens accepted -> number of verifications.
+        skipped_share: sum over draft steps of the share of sublayers skipped.
+        prefill_seconds, draft_seconds, verify_seconds, select_seconds, total_seconds: time by phase; a plain step counts
+            as verification, and choosing the plan, search included, as selection.
+        decisions: what the method decided on the way, in words.
+    """
+
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    num_spec_steps: int = 0
+    num_plain_steps: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_draft_tokens: int = 0
+    acceptance_histogram: Counter[int] = field(default_factory=Counter)
+    skipped_share: float = 0.0
+    prefill_seconds: float = 0.0
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    select_seconds: float = 0.0
+    total_seconds: float = 0.0
+    decisions: list[str] = field(default_factory=list)
+
+    def count(self, plan: Plan, layers: int, drafted: int, accepted: int) -> None:
+        """Count one round."""
+        if not drafted:
+            self.num_plain_steps += 1
+            return
+        self.num_spec_steps += 1
+        self.num_draft_tokens += drafted
+        self.num_accepted_draft_tokens += accepted
+        self.acceptance_histogram[accepted] += 1
+        self.skipped_share += drafted * plan.skip_ratio(layers)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens over the whole time of the request."""
+        return self.new_tokens / self.total_seconds if self.total_seconds > 0 else 0.0
+
+    @property
+    def draft_acceptance_rate(self) -> float:
+        """Accepted over drafted tokens of the chains; 0 where nothing was drafted."""
+        return self.num_accepted_draft_tokens / self.num_draft_tokens if self.num_draft_tokens else 0.0
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Tokens a pass of the whole model yields, bonus token included: plain decoding has 1."""
+        passes = self.num_spec_steps + self.num_plain_steps
+        return 1 + self.num_accepted_draft_tokens / passes if passes else 1.0
+
+    @property
+    def skip_ratio(self) -> float:
+        """Mean share of sublayers that draft steps skipped; 0 where nothing was drafted."""
+        return self.skipped_share / self.num_draft_tokens if self.num_draft_tokens else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything above as plain values for JSON."""
+        names = [name for name in self.__slots__ if name not in ("skipped_share", "acceptance_histogram")]
+        derived = ("tokens_per_second", "draft_acceptance_rate", "mean_acceptance_length", "skip_ratio")
+        values = {name: getattr(self, name) for name in (*names, *derived)}
+        values["acceptance_histogram"] = {str(k): v for k, v in sorted(self.acceptance_histogram.items())}
+        return values
