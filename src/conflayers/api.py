@@ -24,6 +24,7 @@ from conflayers.text import Detokenizer
 
 DEFAULT_NEW_TOKENS = 256
 
+PlanSource = Plan | str | PathLike[str] | None
 Prompt = str | Sequence[int] | Sequence[dict[str, Any]] | torch.Tensor
 
 
@@ -103,9 +104,7 @@ class Llm:
         self.differences = self_test(self.body)
         self._busy = threading.Lock()
 
-    def task(
-        self, method: str = "conflayers", plan: Plan | str | PathLike[str] | None = None, **options: Any
-    ) -> Method:
+    def task(self, method: str = "conflayers", plan: PlanSource = None, **options: Any) -> Method:
         """A method with its memory, to be given to several requests of one kind.
 
         What it learns from one request (plan, costs, what was rejected) serves the next. `generate` makes a fresh one
@@ -127,7 +126,8 @@ class Llm:
         """Answer `prompt`; the tokens are those of greedy decoding with the whole model.
 
         Args:
-            prompt: a text (put into the model's chat template where there is one), a list of chat messages, or token ids.
+            prompt: a text (put into the model's chat template where there is one), a list of chat messages, or token
+                ids.
             arguments: `method` and its options or a `task`; `plan`; `max_new_tokens` (256, or what the context still
                 has room for); `chat` (True or False to insist on the chat template or on none).
 
@@ -145,7 +145,7 @@ class Llm:
         *,
         method: str | None = None,
         task: Method | None = None,
-        plan: Plan | str | PathLike[str] | None = None,
+        plan: PlanSource = None,
         max_new_tokens: int | None = None,
         chat: bool | None = None,
         **options: Any,
@@ -172,7 +172,7 @@ class Llm:
             return self._checked(_single_row(prompt))
         if isinstance(prompt, str):
             return self._checked(self._encode_text(prompt, chat))
-        items = list(prompt)
+        items: list[Any] = list(prompt)
         if items and all(isinstance(item, dict) for item in items):
             return self._checked(self._encode_chat(items))
         if items and all(isinstance(item, str | list | tuple) for item in items):

@@ -66,7 +66,7 @@ class Drafter(Protocol):
     """Proposes a chain of tokens."""
 
     def draft(self, state: State, plan: Plan) -> list[int]:
-        """At most `state.left` - 1 tokens to follow `state.tokens`; may be empty. Leaves the cache's length as it was."""
+        """At most `state.left` - 1 tokens to follow `state.tokens`, maybe none. The cache keeps its length."""
         ...
 
 

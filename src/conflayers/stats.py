@@ -19,8 +19,8 @@ class Stats:
         num_draft_tokens, num_accepted_draft_tokens: drafted, and of those accepted.
         acceptance_histogram: drafted tokens accepted -> number of verifications.
         skipped_share: sum over draft steps of the share of sublayers skipped.
-        prefill_seconds, draft_seconds, verify_seconds, select_seconds, total_seconds: time by phase; a plain step counts
-            as verification, and choosing the plan, search included, as selection.
+        prefill_seconds, draft_seconds, verify_seconds, select_seconds, total_seconds: time by phase; a plain step
+            counts as verification, and choosing the plan, search included, as selection.
         decisions: what the method decided on the way, in words.
     """
 

@@ -12,10 +12,9 @@ def logits_processors(model: PreTrainedModel, prompt_tokens: int) -> LogitsProce
         InputError: the model's generation settings ask for something that cannot be honoured.
     """
     config = model.generation_config
-    if getattr(config, "stop_strings", None):
-        raise InputError("the model's generation settings ask for stop_strings, which are not supported; clear them first")
-    if (getattr(config, "guidance_scale", None) or 1) != 1:
-        raise InputError("the model's generation settings ask for guidance_scale, which is not supported; clear it first")
+    for name in ("stop_strings", "guidance_scale"):
+        if getattr(config, name, None) not in (None, 1):
+            raise InputError(f"the model's generation settings ask for {name}, which is not supported; clear it first")
     # `generate` builds the list here and offers no public way to ask for it.
     settings, _ = model._prepare_generation_config(None, do_sample=False, num_beams=1)
     model._prepare_special_tokens(settings, kwargs_has_attention_mask=True, device=model.device)

@@ -2,8 +2,8 @@
 
 `skip_set` is the published rule from confidences to plan. Two drivers use it:
 
-- `PublishedConfLayers` searches as the paper's code does: scores from an extra pass over the last generated tokens at the
-  positions after the prompt, in float16, candidates tried one after another and kept by mean accepted tokens.
+- `PublishedConfLayers` searches as the paper's code does: scores from an extra pass over the last generated tokens at
+  the positions after the prompt, in float16, candidates tried one after another and kept by mean accepted tokens.
 - `ConfLayers`, the default, takes its scores from passes that are made anyway, at the right positions, in float32 on a
   log scale; keeps the incumbent while others are on trial; and judges by expected tokens per second, with plain
   decoding among the choices.
@@ -115,10 +115,10 @@ class Status(Enum):
 
 @dataclass(slots=True)
 class PublishedConfLayers:
-    """The search as published, one object per task; see the module's docstring and section 1.3 of the released code.
+    """The search as published, one object per task; see the module's docstring.
 
-    Until a first candidate is scored every second layer is skipped. Where the released code would end its search with an
-    empty skip set, because no candidate was ever recorded as best, this start is kept instead.
+    Until a first candidate is scored every second layer is skipped. Where the released code would end its search with
+    an empty skip set, because no candidate was ever recorded as best, this start is kept instead.
     """
 
     layers: int
@@ -234,7 +234,7 @@ class ConfLayers:
         return self.trials.decisions
 
     def keep(self, plan: Plan) -> None:
-        """Search no more: `plan` is tried, and used for as long as it beats plain decoding (always, without fallback)."""
+        """Search no more: `plan` is used for as long as it beats plain decoding (always, without fallback)."""
         self.status, self._given = Status.SETTLED, plan
         if not self.fallback:
             self.trials.incumbent = plan
@@ -289,7 +289,7 @@ class ConfLayers:
             self.status = Status.SETTLED
 
     def _candidate(self, confidences: torch.Tensor) -> Plan:
-        """The rule's plan with lambda adapted until the share skipped lies in the published band over the least ratio."""
+        """The rule's plan, lambda adapted until the share skipped lies in the published band over the least ratio."""
         if self.trials.finished:
             least = 1 / max(self.layers - 2, 1)
             self._ratio = min(self._ratio * 1.25, 0.75) if self.trials.last_won else self._ratio * 0.6
