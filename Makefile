@@ -1,0 +1,31 @@
+# Everything sets itself up in .venv: `make demo` and `make test` need only Python 3.11+ and the package index.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-fast lint types check clean
+
+demo: $(READY)
+	$(BIN)/conflayers demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test
+
+$(READY): pyproject.toml scripts/setup
+	PYTHON="$(PYTHON)" scripts/setup
+	touch $@
+
+clean:
+	rm -rf .venv
