@@ -2,6 +2,7 @@
 
 from bisect import bisect
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -9,6 +10,8 @@ from conflayers.plan import Plan
 
 # Medians over this many recent measurements follow a growing context and shrug off a disturbed one.
 RECENT = 15
+
+Typical = Callable[[Iterable[float]], float]
 
 
 def _recent() -> deque[float]:
@@ -33,17 +36,26 @@ class Costs:
         """Drop what is known of a plan that is given up."""
         self.steps.pop(plan, None)
 
+    def forget_plain(self) -> None:
+        """Drop what is known of plain steps, before they are measured anew."""
+        self.passes.pop(1, None)
+
     @property
     def known(self) -> bool:
         """Whether a plain step has been measured."""
         return 1 in self.passes
 
-    def verification(self, rows: float) -> float:
+    @property
+    def plain_step(self) -> float:
+        """Seconds of one step of plain decoding."""
+        return self.verification(1)
+
+    def verification(self, rows: float, typical: Typical = median) -> float:
         """Seconds of a pass of the whole model over `rows` tokens, between what was measured on either side."""
         counts = sorted(self.passes)
         if not counts:
             return 0.0
-        seconds = [median(self.passes[count]) for count in counts]
+        seconds = [typical(self.passes[count]) for count in counts]
         above = bisect(counts, rows)
         if above == 0:
             return seconds[0]
@@ -52,18 +64,19 @@ class Costs:
         low, high = counts[above - 1], counts[above]
         return seconds[above - 1] + (seconds[above] - seconds[above - 1]) * (rows - low) / (high - low)
 
-    @property
-    def plain_step(self) -> float:
-        """Seconds of one step of plain decoding."""
-        return self.verification(1)
-
-    def draft_step(self, plan: Plan) -> float:
+    def draft_step(self, plan: Plan, typical: Typical = median) -> float:
         """Seconds of one draft step, as far as measured; a plain step's until then."""
-        return median(self.steps[plan]) if plan in self.steps else self.plain_step
+        return typical(self.steps[plan]) if plan in self.steps else self.plain_step
 
-    def round_seconds(self, plan: Plan, drafted: float) -> float:
-        """Expected seconds of a round that drafts `drafted` tokens by `plan` and verifies them."""
-        return drafted * self.draft_step(plan) + self.verification(drafted + 1)
+    def round_seconds(self, plan: Plan, drafted: float, typical: Typical = median) -> float:
+        """Expected seconds of a round that drafts `drafted` tokens by `plan` and verifies them.
+
+        Args:
+            plan: what the draft skips.
+            drafted: tokens drafted, on average.
+            typical: the figure that stands for the recent measurements: `median`, or `min` for the best case.
+        """
+        return drafted * self.draft_step(plan, typical) + self.verification(drafted + 1, typical)
 
 
 @dataclass(slots=True)
@@ -82,17 +95,17 @@ class Yield:
 
     def speedup(self, plan: Plan, costs: Costs) -> float:
         """Expected tokens per second over plain decoding's; 1 where nothing is known yet."""
-        return self._speedup(self.accepted, plan, costs)
+        return self._speedup(self.accepted, plan, costs, median)
 
     def optimistic_speedup(self, plan: Plan, costs: Costs) -> float:
-        """The same if the true acceptance were as high as the few rounds so far allow for.
+        """The same, were the acceptance as high as the few rounds so far allow for, and every round the fastest.
 
         The accepted tokens are a count, so about 1.5 standard deviations above it are 1.5 * sqrt(count + 1).
         """
-        return self._speedup(self.accepted + 1.5 * (self.accepted + 1) ** 0.5, plan, costs)
+        return self._speedup(self.accepted + 1.5 * (self.accepted + 1) ** 0.5, plan, costs, min)
 
-    def _speedup(self, accepted: float, plan: Plan, costs: Costs) -> float:
+    def _speedup(self, accepted: float, plan: Plan, costs: Costs, typical: Typical) -> float:
         if not self.rounds:
             return 1.0
-        seconds = costs.round_seconds(plan, self.drafted / self.rounds)
+        seconds = costs.round_seconds(plan, self.drafted / self.rounds, typical)
         return (1 + accepted / self.rounds) * costs.plain_step / seconds if seconds > 0 else 1.0

@@ -63,7 +63,7 @@ def _round(state: State, method: Method, stats: Stats, clock: Callable[[], float
     started = clock()
     draft = method.drafter.draft(state, plan) if plan is not None else []
     drafted = clock()
-    # One pass over the last committed token and the draft. Reading the choices waits for the device: the clock is right.
+    # One pass over the last committed token and the draft. Reading the choices waits for the device, so time is true.
     verified = state.body.forward([state.tokens[-1], *draft], record=record and len(draft) + 1)
     verdict = accept_greedy(draft, state.sampler.choose(state.tokens, draft, verified.logits))
     kept = state.commit(verdict)

@@ -23,7 +23,7 @@ def confidence(outputs: list[torch.Tensor]) -> torch.Tensor:
     """
     channels = torch.stack(outputs).float().clamp(LOWEST, HIGHEST)  # [layers, tokens, hidden]
     shares = channels.softmax(-1)
-    entropy = -(shares * (shares + 1e-12).log()).sum(-1)
+    entropy = torch.special.entr(shares).sum(-1)
     return (1 - entropy / math.log(channels.shape[-1])).cpu()
 
 

@@ -1,6 +1,6 @@
 """ConfLayers (arXiv 2604.14612): skip the layers whose confidence lies in a valley, and search on while decoding.
 
-`skip_set` is the published rule from confidences to plan. Two drivers use it:
+`landscapes` and `skip_set` are the published rule from confidences to plan. Two drivers use it:
 
 - `PublishedConfLayers` searches as the paper's code does: scores from an extra pass over the last generated tokens at
   the positions after the prompt, in float16, candidates tried one after another and kept by mean accepted tokens.
@@ -22,7 +22,7 @@ from conflayers.plan import Plan
 from conflayers.round import Round, State
 from conflayers.selectors.confidence import sublayer_confidences
 from conflayers.selectors.trials import Trials
-from conflayers.selectors.valley import Valleys, adapt_lambda, find_valleys
+from conflayers.selectors.valley import Landscape, adapt_lambda, survey
 
 Unit = Literal["layer", "sublayer"]
 
@@ -69,32 +69,32 @@ class Settings:
             raise InputError(f"window must be 2 or more, not {self.window}")
 
 
-def skip_set(
-    confidences: torch.Tensor, lam: float, settings: Settings, *, published: bool
-) -> tuple[Plan, list[Valleys]]:
-    """The rule: confidences to plan. The first and the last layer always run.
+def landscapes(confidences: torch.Tensor, settings: Settings, *, published: bool) -> list[Landscape]:
+    """What the rule sees: once for whole layers, or for attention and MLP in this order.
 
     Args:
         confidences: of every attention and MLP, [2, layers].
-        lam: lambda; higher skips less.
         published: float16 scores on a linear scale, as in the released code; otherwise float64 on a log scale, where
             the few last layers do not decide the scale for all.
-
-    Returns:
-        The plan, and the rule at work: once for whole layers, or for attention and MLP in this order.
     """
-    layers = confidences.shape[1]
-    if published:
-        parts = confidences.half()
-        rows = [parts[0] + parts[1]] if settings.unit == "layer" else list(parts)
-    else:
-        parts = confidences.double()
-        rows = [parts.sum(0)] if settings.unit == "layer" else list(parts)
+    parts = confidences.half() if published else confidences.double()
+    rows = [parts[0] + parts[1]] if settings.unit == "layer" else list(parts)
+    if not published:
         rows = [row.clamp(min=FLOOR).log() for row in rows]
     tolerance = 0.0 if published else RUN_TOLERANCE
-    found = [find_valleys(row[1:-1].numpy(), layers, lam, window=settings.window, tolerance=tolerance) for row in rows]
-    indices = [frozenset((np.flatnonzero(valleys.skipped) + 1).tolist()) for valleys in found]
-    return Plan(indices[0], indices[-1]), found
+    layers = confidences.shape[1]
+    return [survey(row[1:-1].numpy(), layers, window=settings.window, tolerance=tolerance) for row in rows]
+
+
+def skip_set(seen: list[Landscape], lam: float) -> Plan:
+    """The rule: skip what lies in a valley. The first and the last layer always run.
+
+    Args:
+        seen: what `landscapes` returned.
+        lam: lambda; higher skips less.
+    """
+    indices = [frozenset((np.flatnonzero(one.valleys(lam).skipped) + 1).tolist()) for one in seen]
+    return Plan(indices[0], indices[-1])
 
 
 def every_second_layer(layers: int) -> Plan:
@@ -188,7 +188,7 @@ class PublishedConfLayers:
             trace = state.body.forward(tokens, rows=1, record=len(tokens)).trace
         assert trace is not None
         confidences = sublayer_confidences(trace).mean(-1)
-        self.plan, _ = skip_set(confidences, self.lam, self.settings, published=True)
+        self.plan = skip_set(landscapes(confidences, self.settings, published=True), self.lam)
         self.lam = adapt_lambda(self.lam, _share(self.plan, self.layers), self.settings.skip_ratio)
         self.iterations += 1
         self._select_now = False
@@ -221,7 +221,6 @@ class ConfLayers:
         self._ratio = self.settings.skip_ratio
         if not self.fallback:
             self.trials.incumbent = every_second_layer(self.layers)
-            self.trials.incumbent_speedup = 0.0
 
     @property
     def plan(self) -> Plan | None:
@@ -295,12 +294,13 @@ class ConfLayers:
             self._ratio = min(self._ratio * 1.25, 0.75) if self.trials.last_won else self._ratio * 0.6
             if self._ratio < least:
                 self._ratio = self.settings.skip_ratio
-        plan, _ = skip_set(confidences, self.lam, self.settings, published=False)
+        seen = landscapes(confidences, self.settings, published=False)
+        plan = skip_set(seen, self.lam)
         # lambda moves in steps of 0.05, and past 2 nothing changes any more: flat scores never meet a ratio.
         for _ in range(40):
             lam = adapt_lambda(self.lam, _share(plan, self.layers), self._ratio)
             if lam == self.lam or abs(lam) > 2:
                 break
             self.lam = lam
-            plan, _ = skip_set(confidences, lam, self.settings, published=False)
+            plan = skip_set(seen, lam)
         return plan

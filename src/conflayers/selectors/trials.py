@@ -12,14 +12,18 @@ from conflayers.round import Round
 
 # A trial must beat what it replaces by this much: less is within the noise of the clock.
 MARGIN = 1.02
-# Time that trials and selection may have lost: a share of all the time so far, and a start of a few plain steps.
+# Time that trials may have lost: a share of all the time so far, and at the start a few plain steps.
 LOST_SHARE = 0.02
 LOST_STEPS = 2.0
+# Rounds before a trial can be called hopeless: one disturbed measurement must not end it.
+LEAST_ROUNDS = 3
 # Plain steps between a lost trial and the next: this many at first, doubled each time.
 FIRST_WAIT = 8
 LONGEST_WAIT = 1024
-# Plain steps measured before anything is compared with them.
+# Plain steps measured before anything is compared with them, and again after this many reviews of the incumbent: the
+# price of a plain step drifts with the context and the machine like any other.
 WARM_UP = 3
+REVIEWS = 4
 
 
 @dataclass(slots=True)
@@ -29,7 +33,8 @@ class Trials:
     Attributes:
         length: rounds of a full trial, and between two reviews of the incumbent.
         fallback: whether plain decoding is among the choices.
-        incumbent: the plan in use, None for plain decoding; `incumbent_speedup` is what it was last measured at.
+        costs: what draft steps and verifications take.
+        incumbent: the plan in use, None for plain decoding.
         trial: the plan on trial, if any.
         finished, last_won: trials so far, and whether the last one was adopted.
         decisions: what became of every trial and every incumbent, in words.
@@ -39,12 +44,14 @@ class Trials:
     fallback: bool
     costs: Costs = field(default_factory=Costs)
     incumbent: Plan | None = None
-    incumbent_speedup: float = 1.0
     trial: Plan | None = None
     finished: int = 0
     last_won: bool = False
     decisions: list[str] = field(default_factory=list)
-    _yield: Yield = field(default_factory=Yield)
+    _running: Yield = field(default_factory=Yield)  # of the trial, or of the incumbent since its last review
+    _standing: Yield = field(default_factory=Yield)  # of the incumbent up to its last review
+    _doubted: bool = False
+    _reviews: int = 0
     _elapsed: float = 0.0
     _lost: float = 0.0
     _plain_rounds: int = 0
@@ -61,7 +68,7 @@ class Trials:
     @property
     def ready(self) -> bool:
         """Whether another candidate may be tried now."""
-        if self.trial is not None or self._since < self._wait:
+        if self.trial is not None or self._doubted or self._since < self._wait:
             return False
         if not self.fallback:
             return True
@@ -70,7 +77,7 @@ class Trials:
 
     def begin(self, plan: Plan) -> None:
         """Put `plan` on trial."""
-        self.trial, self._yield = plan, Yield()
+        self.trial, self._running = plan, Yield()
 
     def observe(self, done: Round) -> None:
         """Learn from one round; decide about the trial or the incumbent when there is enough to decide by."""
@@ -80,46 +87,60 @@ class Trials:
         if done.plan is None:
             self._plain_rounds += 1
             self._since += 1
-            return
-        if not done.drafted:
-            return
-        self._yield.add(done.drafted, done.accepted)
-        if self.trial is None:
-            self._since += 1
-            self._review()
-            return
-        if self.costs.known:
-            self._lost = max(self._lost + seconds - done.kept * self.costs.plain_step, 0.0)
-        self._judge()
+        elif done.drafted:
+            self._running.add(done.drafted, done.accepted)
+            if self.trial is None:
+                self._since += 1
+                self._review()
+            else:
+                self._lost = max(self._lost + seconds - done.kept * self.costs.plain_step, 0.0)
+                self._judge(self.trial)
 
-    def _judge(self) -> None:
-        assert self.trial is not None
-        to_beat = self.incumbent_speedup if self.incumbent is not None else 1.0 if self.fallback else 0.0
-        hopeless = self._yield.optimistic_speedup(self.trial, self.costs) < to_beat
-        if not hopeless and self._yield.rounds < self.length:
+    def _judge(self, trial: Plan) -> None:
+        """Adopt or reject the trial once that is clear, or once it has run its length."""
+        if self.incumbent is not None and self._standing.rounds:
+            to_beat = self._standing.speedup(self.incumbent, self.costs)
+        else:
+            to_beat = 1.0 if self.fallback else 0.0
+        rounds = self._running.rounds
+        hopeless = rounds >= LEAST_ROUNDS and self._running.optimistic_speedup(trial, self.costs) < to_beat
+        if not hopeless and rounds < self.length:
             return
-        speedup = self._yield.speedup(self.trial, self.costs)
+        speedup = self._running.speedup(trial, self.costs)
         better = not hopeless and speedup > to_beat * MARGIN
+        self._say(trial, f"{'adopted' if better else 'rejected'}, {speedup:.2f}x plain decoding expected")
         self.finished, self.last_won = self.finished + 1, better
-        self._say(f"{'adopted' if better else 'rejected'}, {speedup:.2f}x plain decoding expected", self.trial)
         if better:
-            self.incumbent, self.incumbent_speedup = self.trial, speedup
+            self.incumbent, self._standing = trial, self._running
             self._wait = self.length
         else:
-            self.costs.forget(self.trial)
+            self.costs.forget(trial)
             self._wait = min(2 * self._wait, LONGEST_WAIT)
-        self.trial, self._yield, self._since = None, Yield(), 0
+        self.trial, self._running, self._since = None, Yield(), 0
 
     def _review(self) -> None:
-        if self._yield.rounds < self.length or self.incumbent is None:
+        """Measure the incumbent again; give it up if it loses to plain steps that were measured just now."""
+        if self.incumbent is None or (self._running.rounds < self.length and not self._doubted):
             return
-        self.incumbent_speedup = self._yield.speedup(self.incumbent, self.costs)
-        self._yield = Yield()
-        if self.fallback and self.costs.known and self.incumbent_speedup < 1.0:
-            self._say(f"given up, {self.incumbent_speedup:.2f}x plain decoding expected", self.incumbent)
-            self.incumbent, self._since = None, 0
+        speedup = self._running.speedup(self.incumbent, self.costs)
+        if speedup >= 1.0 or not self.fallback:
+            self._reviews += 1
+            self._standing, self._running, self._doubted = self._running, Yield(), False
+            if self.fallback and self._reviews % REVIEWS == 0:
+                self._measure_plain_steps()
+        elif not self._doubted:
+            self._doubted = True
+            self._measure_plain_steps()
+        else:
+            self._say(self.incumbent, f"given up, {speedup:.2f}x plain decoding expected")
+            self.incumbent, self._standing, self._running = None, Yield(), Yield()
+            self._doubted, self._since = False, 0
 
-    def _say(self, outcome: str, plan: Plan) -> None:
-        rounds = self._yield.rounds
-        accepted = f"{self._yield.accepted} of {self._yield.drafted} drafted tokens accepted in {rounds} rounds"
+    def _measure_plain_steps(self) -> None:
+        self.costs.forget_plain()
+        self._plain_rounds = 0
+
+    def _say(self, plan: Plan, outcome: str) -> None:
+        seen = self._running
+        accepted = f"{seen.accepted} of {seen.drafted} drafted tokens accepted in {seen.rounds} rounds"
         self.decisions.append(f"{plan}: {outcome} ({accepted})")

@@ -33,10 +33,25 @@ class Valleys:
     thresholds: Array
     skipped: NDArray[np.bool_]
 
-    @property
-    def ratio(self) -> float:
-        """Share of the candidates that is skipped."""
-        return float(self.skipped.mean()) if self.skipped.size else 0.0
+
+@dataclass(frozen=True, slots=True)
+class Landscape:
+    """Scores with the mean and standard deviation of each candidate's neighbours, from which any lambda can be tried.
+
+    Attributes:
+        scores, windows: as in `Valleys`.
+        means, spreads: of the neighbours' scores. The population standard deviation: the paper does not say which.
+    """
+
+    scores: Array
+    windows: NDArray[np.int64]
+    means: Array
+    spreads: Array
+
+    def valleys(self, lam: float) -> Valleys:
+        """Which candidates lie under the mean of their neighbours by more than `lam` standard deviations."""
+        thresholds = self.means - lam * self.spreads
+        return Valleys(self.scores, self.windows, thresholds, self.scores.astype(np.float64) < thresholds)
 
 
 def standardise(confidences: Array) -> Array:
@@ -92,15 +107,12 @@ def adaptive_windows(scores: Array, layers: int, tolerance: float) -> NDArray[np
     return 2 + (widest * normalise(curve) * depth).astype(np.int64)
 
 
-def find_valleys(
-    confidences: Array, layers: int, lam: float, *, window: int | None = None, tolerance: float = 0.0
-) -> Valleys:
-    """Which of the candidate layers lie in a valley of confidence.
+def survey(confidences: Array, layers: int, *, window: int | None = None, tolerance: float = 0.0) -> Landscape:
+    """Standardise the candidates' confidences and look around each of them.
 
     Args:
         confidences: of layers 1 .. `layers` - 2; the first and the last layer are no candidates.
         layers: decoder layers of the model.
-        lam: lambda; higher skips less.
         window: the same number of neighbours for every layer, 2 or more; None for the adaptive window.
         tolerance: see `leading_run`.
     """
@@ -108,14 +120,14 @@ def find_valleys(
     count = scores.size
     windows = adaptive_windows(scores, layers, tolerance) if window is None else np.full(count, window, dtype=np.int64)
     wide = scores.astype(np.float64)
-    thresholds = np.full(count, -np.inf)
+    # A candidate without neighbours lies in no valley.
+    means, spreads = np.full(count, -np.inf), np.zeros(count)
     for i, width in enumerate(windows):
         half = width // 2
         neighbours = np.concatenate([wide[max(0, i - half) : i], wide[i + 1 : i + half + 1]])
         if neighbours.size:
-            # The population standard deviation: the paper does not say which.
-            thresholds[i] = neighbours.mean() - lam * neighbours.std()
-    return Valleys(scores, windows, thresholds, wide < thresholds)
+            means[i], spreads[i] = neighbours.mean(), neighbours.std()
+    return Landscape(scores, windows, means, spreads)
 
 
 def adapt_lambda(lam: float, ratio: float, least_ratio: float) -> float:
