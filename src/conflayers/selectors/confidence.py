@@ -24,7 +24,8 @@ def confidence(outputs: list[torch.Tensor]) -> torch.Tensor:
     channels = torch.stack(outputs).float().clamp(LOWEST, HIGHEST)  # [layers, tokens, hidden]
     shares = channels.softmax(-1)
     entropy = torch.special.entr(shares).sum(-1)
-    return (1 - entropy / math.log(channels.shape[-1])).cpu()
+    certainty: torch.Tensor = 1 - entropy / math.log(channels.shape[-1])
+    return certainty.cpu()
 
 
 def sublayer_confidences(trace: Trace) -> torch.Tensor:
