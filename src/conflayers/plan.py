@@ -97,18 +97,18 @@ def save_plan(path: str | os.PathLike[str], plan: Plan, model: ModelIdentity, pr
         "skip_mlp": sorted(plan.mlp),
         "provenance": provenance,
     }
-    target = Path(path)
-    temporary: str | None = None
+    text = json.dumps(document, indent=1) + "\n"
+    target, temporary = Path(path), None
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=target.name[:100], suffix=".tmp", dir=target.parent)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1)
-            file.write("\n")
+            file.write(text)
         Path(temporary).replace(target)
     except OSError as error:
+        raise PlanError(f"cannot write the plan to {target}: {error.strerror or error}") from error
+    finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise PlanError(f"cannot write the plan to {target}: {error.strerror or error}") from error
 
 
 def load_plan(path: str | os.PathLike[str], model: ModelIdentity) -> Plan:

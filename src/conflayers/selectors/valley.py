@@ -15,6 +15,8 @@ Array = NDArray[np.floating]
 
 LAMBDA_STEP = 0.05
 RATIO_BAND = 0.25
+# A score equal to its neighbours' mean must not become a valley by the rounding of that mean.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class Landscape:
     def valleys(self, lam: float) -> Valleys:
         """Which candidates lie under the mean of their neighbours by more than `lam` standard deviations."""
         thresholds = self.means - lam * self.spreads
-        return Valleys(self.scores, self.windows, thresholds, self.scores.astype(np.float64) < thresholds)
+        below = self.scores.astype(np.float64) < thresholds - ROUNDING
+        return Valleys(self.scores, self.windows, thresholds, below)
 
 
 def standardise(confidences: Array) -> Array:
@@ -59,7 +62,7 @@ def standardise(confidences: Array) -> Array:
 
     The sample standard deviation, as in the released code; the rule itself does not depend on this scale.
     """
-    if confidences.size < 2:
+    if confidences.size < 2 or np.ptp(confidences) == 0:
         return np.zeros_like(confidences)
     spread = confidences.std(ddof=1, dtype=np.float64).astype(confidences.dtype)
     mean = confidences.mean(dtype=np.float64).astype(confidences.dtype)

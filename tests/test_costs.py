@@ -1,0 +1,61 @@
+import pytest
+
+from conflayers.costs import Costs, Yield
+from conflayers.plan import Plan
+
+PLAN = Plan.layers([1])
+
+
+def measured() -> Costs:
+    costs = Costs()
+    for _ in range(3):
+        costs.observe(None, 0, 0.0, 10.0)
+        costs.observe(PLAN, 4, 20.0, 14.0)
+    return costs
+
+
+def test_costs_are_medians_of_what_was_measured():
+    costs = measured()
+    costs.observe(PLAN, 4, 2000.0, 1400.0)
+
+    assert costs.plain_step == 10.0
+    assert costs.draft_step(PLAN) == 5.0
+    assert costs.verification(5) == 14.0
+
+
+def test_verifications_between_measured_sizes_are_interpolated_and_beyond_them_are_not_guessed():
+    costs = measured()
+
+    assert costs.verification(3) == 12.0
+    assert costs.verification(9) == 14.0
+    assert Costs().verification(3) == 0.0
+
+
+def test_an_unknown_draft_step_costs_a_plain_step():
+    assert measured().draft_step(Plan.layers([2])) == 10.0
+
+
+def test_times_that_no_clock_can_have_measured_are_left_out():
+    costs = measured()
+    costs.observe(None, 0, 0.0, 0.0)
+    costs.observe(None, 0, 0.0, -5.0)
+    costs.observe(PLAN, 4, -1.0, -1.0)
+
+    assert (costs.plain_step, costs.draft_step(PLAN), costs.verification(5)) == (10.0, 5.0, 14.0)
+
+
+def test_speedup_is_tokens_over_the_time_of_a_round():
+    costs, brought = measured(), Yield()
+    brought.add(4, 4)
+    brought.add(4, 2)
+
+    # Two rounds of 4 draft steps at 5 and a verification at 14 bring 8 tokens, which take plain decoding 80.
+    assert brought.speedup(PLAN, costs) == pytest.approx(80 / (2 * (4 * 5 + 14)))
+    assert brought.optimistic_speedup(PLAN, costs) > brought.speedup(PLAN, costs)
+
+
+def test_without_any_measurement_nothing_is_claimed():
+    assert Yield().speedup(PLAN, measured()) == 1.0
+    one = Yield()
+    one.add(4, 4)
+    assert one.speedup(PLAN, Costs()) == 1.0

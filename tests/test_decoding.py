@@ -1,0 +1,117 @@
+import pytest
+from doubles import FakeBody, expected, run, said
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conflayers.drafters.subnetwork import Subnetwork
+from conflayers.errors import InputError
+from conflayers.plan import FULL, Plan
+from conflayers.round import Method
+from conflayers.selectors.fixed import Fixed
+
+PLAN = Plan.layers([1, 3])
+
+
+def chain(length: int, stop: float = 0.0) -> Method:
+    return Method("fixed", Subnetwork(length, stop), Fixed(PLAN))
+
+
+def test_plain_decoding_takes_one_pass_a_token():
+    body = FakeBody()
+
+    tokens, stats = run(body, Method("vanilla", Subnetwork(), Fixed(None)), 10)
+
+    assert tokens == expected(10)
+    assert (body.passes, body.draft_steps) == (10, 0)
+    assert (stats.num_plain_steps, stats.num_spec_steps, stats.mean_acceptance_length) == (9, 0, 1.0)
+
+
+def test_a_draft_that_always_agrees_yields_its_length_and_one_more_each_pass():
+    body = FakeBody(agrees=lambda plan, position: True)
+
+    tokens, stats = run(body, chain(4), 1 + 5 * 6)
+
+    assert tokens == expected(31)
+    assert body.passes == 1 + 6
+    assert body.draft_steps == 4 * 6
+    assert stats.acceptance_histogram == {4: 6}
+    assert stats.draft_acceptance_rate == 1.0
+    assert stats.mean_acceptance_length == 5.0
+
+
+def test_a_draft_that_never_agrees_still_yields_a_token_each_pass():
+    body = FakeBody(agrees=lambda plan, position: False)
+
+    tokens, stats = run(body, chain(4), 12)
+
+    assert tokens == expected(12)
+    assert body.passes == 12
+    assert stats.num_accepted_draft_tokens == 0
+    assert stats.mean_acceptance_length == 1.0
+    # Near the end fewer tokens are left to draft for: 11 rounds, the last four of them of 3, 2, 1 and 0.
+    assert body.draft_steps == 4 * 7 + 3 + 2 + 1
+
+
+def test_an_unsure_draft_ends_after_the_doubtful_token():
+    body = FakeBody(sure=0.5)
+
+    tokens, stats = run(body, chain(25, stop=0.8), 21)
+
+    assert tokens == expected(21)
+    assert stats.num_draft_tokens == stats.num_spec_steps == 10
+
+
+def test_a_full_plan_is_drafted_with_the_whole_model():
+    body = FakeBody()
+
+    tokens, stats = run(body, Method("fixed", Subnetwork(3, 0.0), Fixed(FULL)), 9)
+
+    assert tokens == expected(9)
+    assert stats.skip_ratio == 0.0
+    assert stats.draft_acceptance_rate == 1.0
+
+
+@given(
+    new_tokens=st.integers(1, 40),
+    length=st.integers(1, 8),
+    pattern=st.lists(st.booleans(), min_size=1, max_size=12),
+    end_at=st.none() | st.integers(0, 39),
+)
+def test_whatever_the_draft_says_the_text_is_the_models_own(new_tokens, length, pattern, end_at):
+    body = FakeBody(agrees=lambda plan, position: pattern[position % len(pattern)])
+    plain = expected(new_tokens)
+    end = frozenset() if end_at is None else frozenset([said(3 + end_at)])
+    if any(token in end for token in plain):
+        plain = plain[: next(i for i, token in enumerate(plain) if token in end) + 1]
+
+    tokens, stats = run(body, chain(length), new_tokens, end=end)
+
+    assert tokens == plain
+    assert stats.new_tokens == len(plain)
+    # All but the last token are cached, and nothing else.
+    assert body.cached == [1, 2, 3, *plain[:-1]]
+    assert sum(stats.acceptance_histogram.values()) == stats.num_spec_steps
+    assert body.passes == 1 + stats.num_spec_steps + stats.num_plain_steps
+
+
+def test_a_draft_does_not_go_on_after_an_end_token():
+    body = FakeBody()
+
+    tokens, _ = run(body, chain(20), 30, end=frozenset([said(6)]))
+
+    assert tokens == expected(4)
+    assert body.draft_steps == 3
+
+
+def test_a_confidence_that_is_not_a_number_ends_the_chain():
+    body = FakeBody(sure=float("nan"))
+
+    _, stats = run(body, chain(5, stop=0.1), 8)
+
+    assert stats.num_draft_tokens == stats.num_spec_steps
+
+
+@pytest.mark.parametrize("wrong", [{"max_draft_tokens": 0}, {"confidence_stop": 1.5}, {"confidence_stop": -0.1}])
+def test_a_drafter_names_the_option_that_is_out_of_range(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Subnetwork(**wrong)
