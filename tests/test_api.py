@@ -1,0 +1,229 @@
+import threading
+
+import pytest
+import torch
+from planted import planted_model
+
+from conflayers import InputError, Llm, Plan, PlanError
+from conflayers.drafters.subnetwork import Subnetwork
+from conflayers.round import Method
+from conflayers.selectors.fixed import Fixed
+
+PROMPT = [1, 2, 3, 4, 5]
+PLAN = Plan.layers([2, 5])
+DRAFTS = {"method": "fixed", "plan": PLAN, "confidence_stop": 0.0, "max_draft_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def llm() -> Llm:
+    return Llm(planted_model([2, 4]))
+
+
+@pytest.fixture(scope="module")
+def plain(llm) -> list[int]:
+    return llm.generate(PROMPT, method="vanilla", max_new_tokens=40).token_ids
+
+
+def test_ids_may_come_as_list_tuple_or_tensor(llm, plain):
+    for prompt in (PROMPT, tuple(PROMPT), torch.tensor(PROMPT), torch.tensor([PROMPT])):
+        result = llm.generate(prompt, max_new_tokens=40, **DRAFTS)
+        assert result.token_ids == plain
+        assert result.prompt_ids == PROMPT
+
+
+@pytest.mark.parametrize(
+    ("prompt", "complaint"),
+    [
+        ([], "prompt is empty"),
+        (torch.tensor([], dtype=torch.long), "prompt is empty"),
+        ("text", "came without a tokenizer"),
+        ("", "prompt is empty"),
+        ([{"role": "user", "content": "hi"}], "came without a tokenizer"),
+        ([[1, 2], [3, 4]], "batch of 2 prompts"),
+        (["one", "two"], "batch of 2 prompts"),
+        (torch.ones(2, 3, dtype=torch.long), "batch of 2 prompts"),
+        (torch.ones(1, 2, 3, dtype=torch.long), "one or two dimensions"),
+        (torch.ones(3), "whole numbers"),
+        ([1, 128], "token id 128 is outside the model's vocabulary of 128"),
+        ([1, -1], "token id -1"),
+        ([1, 2.5], "a prompt is a text"),
+        ([True, False], "a prompt is a text"),
+        ([0] * 1025, "1025 tokens, the model's context is 1024"),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_refused_by_name(llm, prompt, complaint):
+    with pytest.raises(InputError, match=complaint):
+        llm.generate(prompt)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"max_new_tokens": -1}, "max_new_tokens must be a whole number of 0 or more, not -1"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens"),
+        ({"max_new_tokens": True}, "max_new_tokens"),
+        ({"max_new_tokens": 10**9}, "at most 1019 fit"),
+        ({"method": "conflayer"}, r"no method 'conflayer' \(did you mean 'conflayers'\?\)"),
+        ({"temperature": 0.7}, "method 'conflayers' has no option 'temperature'"),
+        ({"skip_ration": 0.5}, r"did you mean 'skip_ratio'\?"),
+        ({"method": "vanilla", "skip_ratio": 0.5}, "its options: none"),
+        ({"method": "vanilla", "plan": PLAN}, "takes no plan"),
+        ({"method": "fixed"}, "needs a plan"),
+        ({"variant": "best"}, "variant must be 'default' or 'paper'"),
+        ({"variant": "paper", "fallback": True}, "has no fallback"),
+        ({"max_score": 0.5}, "belongs to variant 'paper'"),
+        ({"skip_ratio": "much"}, "wrong type"),
+        ({"confidence_stop": 2}, "confidence_stop must be between 0 and 1"),
+    ],
+)
+def test_an_argument_that_cannot_be_honoured_is_refused_by_name(llm, arguments, complaint):
+    with pytest.raises(InputError, match=complaint):
+        llm.generate(PROMPT, **arguments)
+
+
+def test_a_task_and_options_contradict_each_other(llm):
+    task = llm.task("vanilla")
+    with pytest.raises(InputError, match="either a task or these"):
+        llm.generate(PROMPT, task=task, method="vanilla")
+    with pytest.raises(InputError, match="either a task or these"):
+        llm.generate(PROMPT, task=task, skip_ratio=0.4)
+
+
+def test_a_plan_outside_the_model_is_refused(llm):
+    with pytest.raises(PlanError, match="layer 12"):
+        llm.generate(PROMPT, method="fixed", plan=Plan.layers([12]))
+
+
+def test_plans_travel_by_file(llm, plain, tmp_path):
+    path = tmp_path / "plan.json"
+    llm.save_plan(path, PLAN, method="conflayers")
+
+    result = llm.generate(PROMPT, max_new_tokens=40, **{**DRAFTS, "plan": path})
+
+    assert result.token_ids == plain
+    assert result.plan == PLAN
+    other = Llm(planted_model([2, 4], seed=1))
+    with pytest.raises(PlanError, match="another model: its weights_digest"):
+        other.generate(PROMPT, method="fixed", plan=str(path))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 6])
+def test_exactly_the_tokens_asked_for(llm, plain, count):
+    result = llm.generate(PROMPT, max_new_tokens=count, **DRAFTS)
+
+    assert result.token_ids == plain[:count]
+    assert result.stats.new_tokens == count
+
+
+def test_the_whole_context_can_be_used_and_no_more(llm):
+    prompt = (PROMPT * 205)[:1020]
+    plain = llm.generate(prompt, method="vanilla")
+
+    assert len(plain.token_ids) == 4
+    assert llm.generate(prompt, **DRAFTS).token_ids == plain.token_ids
+    assert llm.generate(prompt[:3] + prompt, max_new_tokens=1, **DRAFTS).stats.new_tokens == 1
+    assert llm.generate((prompt * 2)[:1024]).token_ids == []
+
+
+def test_a_model_in_training_mode_is_refused():
+    with pytest.raises(InputError, match=r"call model.eval\(\) first"):
+        Llm(planted_model([]).train())
+
+
+def untouched(llm) -> bool:
+    modules = list(llm.model.modules())
+    return not any("forward" in m.__dict__ or m._forward_hooks or m._forward_pre_hooks for m in modules)
+
+
+@pytest.mark.parametrize("at", range(1, 30, 3))
+def test_an_error_in_the_middle_of_anything_leaves_the_model_as_it_was(llm, plain, at):
+    calls = 0
+
+    def fail(*_):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise RuntimeError("planted")
+
+    # Layer 3 runs in drafts too, layer 2 only in verifications.
+    for layer in (2, 3):
+        calls = 0
+        hook = llm.model.model.layers[layer].register_forward_pre_hook(fail)
+        try:
+            with pytest.raises(RuntimeError, match="planted"):
+                llm.generate(PROMPT, max_new_tokens=150, **DRAFTS)
+        finally:
+            hook.remove()
+        assert untouched(llm)
+    assert llm.generate(PROMPT, max_new_tokens=40, **DRAFTS).token_ids == plain
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_interrupt_anywhere_leaves_the_model_as_it_was(llm, plain, seed):
+    at = int(torch.randint(1, 400, (1,), generator=torch.Generator().manual_seed(seed)))
+    calls = 0
+
+    def interrupt(*_):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise KeyboardInterrupt
+
+    hooks = [m.register_forward_pre_hook(interrupt) for m in llm.model.modules()]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(PROMPT, max_new_tokens=100, **DRAFTS)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    assert untouched(llm)
+    assert llm.generate(PROMPT, max_new_tokens=40, **DRAFTS).token_ids == plain
+
+
+class Raising(Fixed):
+    """A selector of the user's own with a mistake in it."""
+
+    def learn(self, state, done):
+        raise LookupError("mistake")
+
+
+def test_an_error_in_a_method_of_the_users_own_leaves_the_model_as_it_was(llm, plain):
+    task = Method("mine", Subnetwork(3, 0.0), Raising(PLAN))
+
+    with pytest.raises(LookupError, match="mistake"):
+        llm.generate(PROMPT, task=task, max_new_tokens=20)
+
+    assert untouched(llm)
+    assert llm.generate(PROMPT, max_new_tokens=40, **DRAFTS).token_ids == plain
+
+
+def test_poisoned_weights_never_give_a_token_out_of_range():
+    model = planted_model([])
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    tokens = Llm.__new__(Llm)
+    with pytest.raises(Exception, match="self-test"):
+        tokens.__init__(model)
+
+
+def test_one_request_at_a_time(llm, plain):
+    entered, leave = threading.Event(), threading.Event()
+
+    def wait(*_):
+        entered.set()
+        leave.wait(10)
+
+    hook = llm.model.model.layers[0].register_forward_pre_hook(wait)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(llm.generate(PROMPT, max_new_tokens=40, **DRAFTS)))
+    thread.start()
+    try:
+        assert entered.wait(10)
+        with pytest.raises(InputError, match="already generating"):
+            llm.generate(PROMPT, max_new_tokens=4)
+    finally:
+        leave.set()
+        thread.join()
+        hook.remove()
+    assert results[0].token_ids == plain
