@@ -72,8 +72,14 @@ def test_a_prompt_that_cannot_be_used_is_refused_by_name(llm, prompt, complaint)
         ({"variant": "best"}, "variant must be 'default' or 'paper'"),
         ({"variant": "paper", "fallback": True}, "has no fallback"),
         ({"max_score": 0.5}, "belongs to variant 'paper'"),
-        ({"skip_ratio": "much"}, "wrong type"),
-        ({"confidence_stop": 2}, "confidence_stop must be between 0 and 1"),
+        ({"skip_ratio": "much"}, "skip_ratio must be a number between 0 and 1, not 'much'"),
+        ({"interval": 1.5}, "interval must be a whole number"),
+        ({"context_window": True}, "context_window must be a whole number"),
+        ({"window": 2.5}, "window must be a whole number of 2 or more"),
+        ({"variant": "paper", "min_accepted": "x"}, "min_accepted must be a number"),
+        ({"max_draft_tokens": 2.5}, "max_draft_tokens must be a whole number"),
+        ({"fallback": "no"}, "fallback must be true or false"),
+        ({"confidence_stop": 2}, "confidence_stop must be a number between 0 and 1"),
     ],
 )
 def test_an_argument_that_cannot_be_honoured_is_refused_by_name(llm, arguments, complaint):

@@ -7,7 +7,7 @@ PLAN = Plan.layers([1])
 
 
 def measured() -> Costs:
-    costs = Costs()
+    costs = Costs(layers=2)
     for _ in range(3):
         costs.observe(None, 0, 0.0, 10.0)
         costs.observe(PLAN, 4, 20.0, 14.0)
@@ -28,7 +28,7 @@ def test_verifications_between_measured_sizes_are_interpolated_and_beyond_them_a
 
     assert costs.verification(3) == 12.0
     assert costs.verification(9) == 14.0
-    assert Costs().verification(3) == 0.0
+    assert Costs(layers=2).verification(3) == 0.0
 
 
 def test_an_unknown_draft_step_costs_a_plain_step():
@@ -58,4 +58,4 @@ def test_without_any_measurement_nothing_is_claimed():
     assert Yield().speedup(PLAN, measured()) == 1.0
     one = Yield()
     one.add(4, 4)
-    assert one.speedup(PLAN, Costs()) == 1.0
+    assert one.speedup(PLAN, Costs(layers=2)) == 1.0

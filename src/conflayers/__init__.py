@@ -1,8 +1,12 @@
 """ConfLayers: a language model that drafts for itself and checks itself, faster with the same output."""
 
-from conflayers.api import Llm, Result, Stream, load
+from typing import TYPE_CHECKING, Any
+
 from conflayers.errors import ConfLayersError, InputError, LoadError, PlanError, UnsupportedModelError
 from conflayers.plan import FULL, Plan
+
+if TYPE_CHECKING:
+    from conflayers.api import Llm, Result, Stream, load
 
 __version__ = "0.1.0"
 
@@ -19,3 +23,12 @@ __all__ = [
     "UnsupportedModelError",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and transformers take seconds to import, and the command line's help needs neither.
+    if name in ("Llm", "Result", "Stream", "load"):
+        from conflayers import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

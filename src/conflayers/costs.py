@@ -20,8 +20,14 @@ def _recent() -> deque[float]:
 
 @dataclass(slots=True)
 class Costs:
-    """Recent seconds of draft steps by plan and of verifications by number of rows."""
+    """Recent seconds of draft steps by plan and of verifications by number of rows.
 
+    Attributes:
+        layers: decoder layers of the model.
+        steps, passes: what was measured.
+    """
+
+    layers: int
     steps: dict[Plan, deque[float]] = field(default_factory=dict)
     passes: dict[int, deque[float]] = field(default_factory=dict)
 
@@ -48,10 +54,16 @@ class Costs:
     @property
     def plain_step(self) -> float:
         """Seconds of one step of plain decoding."""
-        return self.verification(1)
+        return self._pass(1, median)
 
     def verification(self, rows: float, typical: Typical = median) -> float:
-        """Seconds of a pass of the whole model over `rows` tokens, between what was measured on either side."""
+        """Seconds of a pass of the whole model over `rows` tokens, between what was measured on either side.
+
+        Never less than a plain step: where it was, the machine was busier when plain steps were measured.
+        """
+        return max(self._pass(rows, typical), self.plain_step)
+
+    def _pass(self, rows: float, typical: Typical) -> float:
         counts = sorted(self.passes)
         if not counts:
             return 0.0
@@ -65,8 +77,12 @@ class Costs:
         return seconds[above - 1] + (seconds[above] - seconds[above - 1]) * (rows - low) / (high - low)
 
     def draft_step(self, plan: Plan, typical: Typical = median) -> float:
-        """Seconds of one draft step, as far as measured; a plain step's until then."""
-        return typical(self.steps[plan]) if plan in self.steps else self.plain_step
+        """Seconds of one draft step, as far as measured; a plain step's until then.
+
+        Never less than the share of a plain step that still runs, for the same reason.
+        """
+        measured = typical(self.steps[plan]) if plan in self.steps else self.plain_step
+        return max(measured, (1 - plan.skip_ratio(self.layers)) * self.plain_step)
 
     def round_seconds(self, plan: Plan, drafted: float, typical: Typical = median) -> float:
         """Expected seconds of a round that drafts `drafted` tokens by `plan` and verifies them.

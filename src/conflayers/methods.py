@@ -9,7 +9,8 @@ from conflayers.drafters.subnetwork import Subnetwork
 from conflayers.errors import InputError
 from conflayers.plan import Plan
 from conflayers.round import Method, Selector
-from conflayers.selectors.conflayers import ConfLayers, PublishedConfLayers, Settings
+from conflayers.selectors.conflayers import ConfLayers, Settings
+from conflayers.selectors.conflayers_published import PublishedConfLayers
 from conflayers.selectors.fixed import Fixed
 
 
@@ -76,7 +77,7 @@ def _conflayers(layers: int, plan: Plan | None, options: dict[str, Any]) -> Sele
         for name in ("max_score", "min_accepted"):
             if name in options:
                 raise InputError(f"{name!r} belongs to variant 'paper'; the default judges by tokens per second")
-        fallback = bool(options.pop("fallback", True))
+        fallback = options.pop("fallback", True)
         selector = ConfLayers(layers, Settings(**{"interval": 16, "context_window": 32, **options}), fallback)
     if plan is not None:
         selector.keep(plan)
@@ -117,7 +118,4 @@ def build_method(name: str, layers: int, plan: Plan | None = None, **options: An
     if plan is not None:
         plan.check(layers)
     chain = {field.name: options.pop(field.name) for field in fields(Subnetwork) if field.name in options}
-    try:
-        return Method(name, Subnetwork(**chain), entry.build(layers, plan, options))
-    except TypeError as error:
-        raise InputError(f"method {name!r}: an option has a value of the wrong type ({error})") from error
+    return Method(name, Subnetwork(**chain), entry.build(layers, plan, options))

@@ -10,13 +10,13 @@ from conflayers.plan import Plan
 from conflayers.round import Method
 from conflayers.selectors.conflayers import (
     ConfLayers,
-    PublishedConfLayers,
     Settings,
     Status,
     every_second_layer,
     landscapes,
     skip_set,
 )
+from conflayers.selectors.conflayers_published import PublishedConfLayers
 
 IDLE = frozenset([2, 4, 6, 8, 10])
 SHORT = Settings(interval=4, context_window=8)

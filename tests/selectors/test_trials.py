@@ -2,11 +2,16 @@
 
 import pytest
 
+from conflayers.costs import Costs
 from conflayers.plan import Plan
 from conflayers.round import Round
 from conflayers.selectors.trials import LOST_SHARE, WARM_UP, Trials
 
-GOOD, BAD = Plan.layers([1, 2]), Plan.layers([3])
+GOOD, BAD = Plan.layers([1, 2]), Plan.layers([0, 1])
+
+
+def trials(length: int, fallback: bool) -> Trials:
+    return Trials(length, fallback, Costs(layers=3))
 
 
 class Machine:
@@ -29,22 +34,26 @@ class Machine:
         self.seconds += done.draft_seconds + done.verify_seconds
         return plan
 
+    def try_out(self, plan: Plan) -> None:
+        """A whole trial: its rounds, the plain steps measured before the decision, and the round that decides."""
+        self.trials.begin(plan)
+        self.rounds(self.trials.length + WARM_UP + 1)
+
     def rounds(self, count: int) -> list[Plan | None]:
         return [self.round() for _ in range(count)]
 
 
 def test_starts_plainly_until_a_plain_step_is_known():
-    machine = Machine(Trials(6, True), {GOOD: 2})
+    machine = Machine(trials(6, True), {GOOD: 2})
     machine.trials.begin(GOOD)
 
     assert machine.rounds(WARM_UP + 2) == [None] * WARM_UP + [GOOD] * 2
 
 
 def test_a_plan_that_pays_is_adopted_after_a_full_trial_and_stays():
-    machine = Machine(Trials(6, True), {GOOD: 2})
+    machine = Machine(trials(6, True), {GOOD: 2})
     machine.rounds(WARM_UP)
-    machine.trials.begin(GOOD)
-    machine.rounds(6)
+    machine.try_out(GOOD)
 
     assert machine.trials.incumbent == GOOD
     assert machine.trials.last_won
@@ -54,7 +63,7 @@ def test_a_plan_that_pays_is_adopted_after_a_full_trial_and_stays():
 
 
 def test_a_plan_that_cannot_pay_is_rejected_long_before_its_trial_ends():
-    machine = Machine(Trials(100, True), {BAD: 0})
+    machine = Machine(trials(100, True), {BAD: 0})
     machine.rounds(WARM_UP)
     machine.trials.begin(BAD)
     drafted = machine.rounds(20).count(BAD)
@@ -65,24 +74,22 @@ def test_a_plan_that_cannot_pay_is_rejected_long_before_its_trial_ends():
 
 
 def test_one_disturbed_round_does_not_end_a_trial():
-    machine = Machine(Trials(8, True), {GOOD: 2})
+    machine = Machine(trials(8, True), {GOOD: 2})
     machine.rounds(WARM_UP)
     machine.trials.begin(GOOD)
     machine.verify, verify = 5000.0, machine.verify
     machine.round()
     machine.verify = verify
-    machine.rounds(7)
+    machine.rounds(7 + WARM_UP + 1)
 
     assert machine.trials.incumbent == GOOD
 
 
 def test_the_incumbent_is_kept_while_a_better_one_is_tried_and_after_it_lost():
-    machine = Machine(Trials(6, True), {GOOD: 2, BAD: 1})
+    machine = Machine(trials(6, True), {GOOD: 2, BAD: 1})
     machine.rounds(WARM_UP)
-    machine.trials.begin(GOOD)
-    machine.rounds(6)
-    machine.trials.begin(BAD)
-    machine.rounds(6)
+    machine.try_out(GOOD)
+    machine.try_out(BAD)
 
     assert machine.trials.incumbent == GOOD
     assert not machine.trials.last_won
@@ -90,10 +97,9 @@ def test_the_incumbent_is_kept_while_a_better_one_is_tried_and_after_it_lost():
 
 
 def test_an_incumbent_that_stops_paying_is_given_up_only_after_plain_steps_were_measured_again():
-    machine = Machine(Trials(6, True), {GOOD: 2})
+    machine = Machine(trials(6, True), {GOOD: 2})
     machine.rounds(WARM_UP)
-    machine.trials.begin(GOOD)
-    machine.rounds(6)
+    machine.try_out(GOOD)
     machine.acceptance[GOOD] = 0
     used = machine.rounds(6 + WARM_UP + 2)
 
@@ -102,11 +108,20 @@ def test_an_incumbent_that_stops_paying_is_given_up_only_after_plain_steps_were_
     assert "given up, 0.53x" in machine.trials.decisions[-1]
 
 
-def test_a_slower_machine_is_no_reason_to_give_up():
-    machine = Machine(Trials(6, True), {GOOD: 2})
+def test_plain_steps_measured_in_a_slow_moment_do_not_make_a_bad_plan_good():
+    machine = Machine(trials(6, True), {BAD: 0})
+    machine.plain = 100.0
     machine.rounds(WARM_UP)
-    machine.trials.begin(GOOD)
-    machine.rounds(6)
+    machine.plain = 10.0
+    machine.try_out(BAD)
+
+    assert machine.trials.incumbent is None
+
+
+def test_a_slower_machine_is_no_reason_to_give_up():
+    machine = Machine(trials(6, True), {GOOD: 2})
+    machine.rounds(WARM_UP)
+    machine.try_out(GOOD)
     machine.plain, machine.draft, machine.verify = 30.0, 12.0, 33.0
     machine.rounds(60)
 
@@ -116,7 +131,7 @@ def test_a_slower_machine_is_no_reason_to_give_up():
 
 @pytest.mark.parametrize("tokens", [256, 2000])
 def test_hopeless_candidates_cost_no_more_than_a_few_percent(tokens):
-    machine = Machine(Trials(16, True), {BAD: 0})
+    machine = Machine(trials(16, True), {BAD: 0})
     while machine.tokens < tokens:
         if machine.trials.ready:
             machine.trials.begin(BAD)
@@ -127,7 +142,7 @@ def test_hopeless_candidates_cost_no_more_than_a_few_percent(tokens):
 
 
 def test_without_fallback_the_first_candidate_is_adopted_whatever_it_brings():
-    machine = Machine(Trials(4, False), {BAD: 0})
+    machine = Machine(trials(4, False), {BAD: 0})
     machine.trials.begin(BAD)
 
     assert machine.rounds(10) == [BAD] * 10
@@ -135,7 +150,7 @@ def test_without_fallback_the_first_candidate_is_adopted_whatever_it_brings():
 
 
 def test_a_clock_that_stands_still_harms_nothing():
-    machine = Machine(Trials(4, True), {GOOD: 2})
+    machine = Machine(trials(4, True), {GOOD: 2})
     machine.plain = machine.draft = machine.verify = 0.0
     machine.rounds(WARM_UP)
     machine.trials.begin(GOOD)

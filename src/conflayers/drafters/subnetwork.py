@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from conflayers.errors import InputError
+from conflayers.options import share, whole
 from conflayers.plan import Plan
 from conflayers.round import State
 
@@ -22,10 +22,8 @@ class Subnetwork:
     confidence_stop: float = 0.8
 
     def __post_init__(self) -> None:
-        if self.max_draft_tokens < 1:
-            raise InputError(f"max_draft_tokens must be 1 or more, not {self.max_draft_tokens}")
-        if not 0 <= self.confidence_stop <= 1:
-            raise InputError(f"confidence_stop must be between 0 and 1, not {self.confidence_stop}")
+        whole("max_draft_tokens", self.max_draft_tokens, 1)
+        share("confidence_stop", self.confidence_stop)
 
     def draft(self, state: State, plan: Plan) -> list[int]:
         """See `round.Drafter.draft`."""

@@ -1,9 +1,9 @@
 """ConfLayers (arXiv 2604.14612): skip the layers whose confidence lies in a valley, and search on while decoding.
 
-`landscapes` and `skip_set` are the published rule from confidences to plan. Two drivers use it:
+`landscapes` and `skip_set` are the published rule from confidences to plan. Two searches use it:
 
-- `PublishedConfLayers` searches as the paper's code does: scores from an extra pass over the last generated tokens at
-  the positions after the prompt, in float16, candidates tried one after another and kept by mean accepted tokens.
+- `PublishedConfLayers`, in its own file, searches as the paper's code does: scores from an extra pass over the last
+  generated tokens at the positions after the prompt, in float16, and candidates kept by mean accepted tokens.
 - `ConfLayers`, the default, takes its scores from passes that are made anyway, at the right positions, in float32 on a
   log scale; keeps the incumbent while others are on trial; and judges by expected tokens per second, with plain
   decoding among the choices.
@@ -17,7 +17,9 @@ import numpy as np
 import torch
 
 from conflayers.body.contract import Trace
+from conflayers.costs import Costs
 from conflayers.errors import InputError
+from conflayers.options import number, share, whole, yes_or_no
 from conflayers.plan import Plan
 from conflayers.round import Round, State
 from conflayers.selectors.confidence import sublayer_confidences
@@ -60,13 +62,12 @@ class Settings:
         if self.unit not in ("layer", "sublayer"):
             raise InputError(f"unit must be 'layer' or 'sublayer', not {self.unit!r}")
         for name in ("skip_ratio", "max_score"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
+            share(name, getattr(self, name))
         for name in ("interval", "context_window", "max_iterations"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        if self.window is not None and self.window < 2:
-            raise InputError(f"window must be 2 or more, not {self.window}")
+            whole(name, getattr(self, name), 1)
+        number("min_accepted", self.min_accepted, 0)
+        if self.window is not None:
+            whole("window", self.window, 2)
 
 
 def landscapes(confidences: torch.Tensor, settings: Settings, *, published: bool) -> list[Landscape]:
@@ -97,13 +98,28 @@ def skip_set(seen: list[Landscape], lam: float) -> Plan:
     return Plan(indices[0], indices[-1])
 
 
+def fit_lambda(seen: list[Landscape], lam: float, least_ratio: float) -> tuple[float, Plan]:
+    """The published adaptation of lambda, repeated on the same scores until it comes to rest, and the plan there.
+
+    Args:
+        seen: what `landscapes` returned.
+        lam: where to begin.
+        least_ratio: least share of the candidates to skip.
+    """
+    plan = skip_set(seen, lam)
+    candidates = max(2 * seen[0].scores.size, 1)
+    # Flat scores never meet a ratio; and past 2 nothing changes any more.
+    for _ in range(40):
+        adapted = adapt_lambda(lam, plan.skipped / candidates, least_ratio)
+        if adapted == lam or abs(adapted) > 2:
+            break
+        lam, plan = adapted, skip_set(seen, adapted)
+    return lam, plan
+
+
 def every_second_layer(layers: int) -> Plan:
     """The published start: layers 1, 3, 5, ... up to the last but one."""
     return Plan.layers(range(1, layers - 1, 2))
-
-
-def _share(plan: Plan, layers: int) -> float:
-    return plan.skipped / (2 * max(layers - 2, 1))
 
 
 class Status(Enum):
@@ -111,90 +127,6 @@ class Status(Enum):
 
     SEARCHING = "searching"
     SETTLED = "settled"
-
-
-@dataclass(slots=True)
-class PublishedConfLayers:
-    """The search as published, one object per task; see the module's docstring.
-
-    Until a first candidate is scored every second layer is skipped. Where the released code would end its search with
-    an empty skip set, because no candidate was ever recorded as best, this start is kept instead.
-    """
-
-    layers: int
-    settings: Settings = field(default_factory=Settings)
-    plan: Plan = field(init=False)
-    status: Status = Status.SEARCHING
-    lam: float = 0.0
-    iterations: int = 0
-    decisions: list[str] = field(default_factory=list)
-    _best: tuple[float, Plan] = field(init=False)
-    _accepted: list[int] = field(default_factory=list)
-    _scores: list[float] = field(default_factory=list)
-    _select_now: bool = False
-
-    def __post_init__(self) -> None:
-        self.plan = every_second_layer(self.layers)
-        self._best = (0.0, self.plan)
-
-    def keep(self, plan: Plan) -> None:
-        """Use `plan` and search no more."""
-        self.plan, self.status = plan, Status.SETTLED
-
-    def start(self, state: State, prefill: Trace | None) -> None:
-        """A new prompt selects anew while the search is on."""
-        self._select_now = self.status is Status.SEARCHING
-
-    def choose(self) -> Plan | None:
-        """The plan in use; plain decoding is no choice here."""
-        return self.plan
-
-    def wants(self) -> int:
-        """Nothing: the published search scores by a pass of its own."""
-        return 0
-
-    def learn(self, state: State, done: Round) -> None:
-        """One step of the search, once there are enough generated tokens to score by."""
-        if self.status is Status.SETTLED or state.generated <= self.settings.context_window + 1 or not done.drafted:
-            return
-        self._accepted.append(done.accepted)
-        self._scores.append(done.accepted / done.drafted)
-        large_enough = self.plan.skipped // 2 >= self._least
-        rounds, mean = len(self._scores), float(np.mean(self._accepted))
-        if self.iterations and large_enough and rounds == self.settings.interval // 2 and mean < 1:
-            self._select_now = True
-        elif self.iterations and rounds > self.settings.interval:
-            if large_enough and mean > self.settings.min_accepted and np.mean(self._scores) > self.settings.max_score:
-                self._settle(self.plan, f"{mean:.1f} tokens accepted a round")
-                return
-            if large_enough and mean > self._best[0]:
-                self._best = (mean, self.plan)
-            self._select_now = True
-        if self._select_now or not large_enough:
-            self._select(state)
-
-    @property
-    def _least(self) -> int:
-        return int((self.layers - 2) * self.settings.skip_ratio) + 1
-
-    def _settle(self, plan: Plan, why: str) -> None:
-        self.keep(plan)
-        self.decisions.append(f"{plan}: search ended after {self.iterations} candidates ({why})")
-
-    def _select(self, state: State) -> None:
-        # The released code scores on a clone of the prompt's cache; here the rows it overwrites are put back.
-        tokens = state.tokens[state.prompt :][-self.settings.context_window :]
-        with state.body.preserve(state.prompt):
-            trace = state.body.forward(tokens, rows=1, record=len(tokens)).trace
-        assert trace is not None
-        confidences = sublayer_confidences(trace).mean(-1)
-        self.plan = skip_set(landscapes(confidences, self.settings, published=True), self.lam)
-        self.lam = adapt_lambda(self.lam, _share(self.plan, self.layers), self.settings.skip_ratio)
-        self.iterations += 1
-        self._select_now = False
-        self._accepted, self._scores = [], []
-        if self.iterations >= self.settings.max_iterations:
-            self._settle(self._best[1], "limit of iterations")
 
 
 @dataclass(slots=True)
@@ -217,7 +149,8 @@ class ConfLayers:
     _rows: list[torch.Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.trials = Trials(self.settings.interval, self.fallback)
+        yes_or_no("fallback", self.fallback)
+        self.trials = Trials(self.settings.interval, self.fallback, Costs(self.layers))
         self._ratio = self.settings.skip_ratio
         if not self.fallback:
             self.trials.incumbent = every_second_layer(self.layers)
@@ -295,12 +228,5 @@ class ConfLayers:
             if self._ratio < least:
                 self._ratio = self.settings.skip_ratio
         seen = landscapes(confidences, self.settings, published=False)
-        plan = skip_set(seen, self.lam)
-        # lambda moves in steps of 0.05, and past 2 nothing changes any more: flat scores never meet a ratio.
-        for _ in range(40):
-            lam = adapt_lambda(self.lam, _share(plan, self.layers), self._ratio)
-            if lam == self.lam or abs(lam) > 2:
-                break
-            self.lam = lam
-            plan = skip_set(seen, lam)
+        self.lam, plan = fit_lambda(seen, self.lam, self._ratio)
         return plan

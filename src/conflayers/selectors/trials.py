@@ -20,8 +20,8 @@ LEAST_ROUNDS = 3
 # Plain steps between a lost trial and the next: this many at first, doubled each time.
 FIRST_WAIT = 8
 LONGEST_WAIT = 1024
-# Plain steps measured before anything is compared with them, and again after this many reviews of the incumbent: the
-# price of a plain step drifts with the context and the machine like any other.
+# Plain steps measured before anything is compared with them, and again before a decision and after this many reviews of
+# the incumbent: the price of a plain step drifts with the context and the machine like any other.
 WARM_UP = 3
 REVIEWS = 4
 
@@ -42,7 +42,7 @@ class Trials:
 
     length: int
     fallback: bool
-    costs: Costs = field(default_factory=Costs)
+    costs: Costs
     incumbent: Plan | None = None
     trial: Plan | None = None
     finished: int = 0
@@ -50,7 +50,7 @@ class Trials:
     decisions: list[str] = field(default_factory=list)
     _running: Yield = field(default_factory=Yield)  # of the trial, or of the incumbent since its last review
     _standing: Yield = field(default_factory=Yield)  # of the incumbent up to its last review
-    _doubted: bool = False
+    _certain: bool = False  # plain steps were measured anew for the decision at hand
     _reviews: int = 0
     _elapsed: float = 0.0
     _lost: float = 0.0
@@ -68,7 +68,7 @@ class Trials:
     @property
     def ready(self) -> bool:
         """Whether another candidate may be tried now."""
-        if self.trial is not None or self._doubted or self._since < self._wait:
+        if self.trial is not None or self._certain or self._since < self._wait:
             return False
         if not self.fallback:
             return True
@@ -98,16 +98,17 @@ class Trials:
 
     def _judge(self, trial: Plan) -> None:
         """Adopt or reject the trial once that is clear, or once it has run its length."""
+        to_beat = 1.0 if self.fallback else 0.0
         if self.incumbent is not None and self._standing.rounds:
-            to_beat = self._standing.speedup(self.incumbent, self.costs)
-        else:
-            to_beat = 1.0 if self.fallback else 0.0
+            to_beat = max(to_beat, self._standing.speedup(self.incumbent, self.costs))
         rounds = self._running.rounds
         hopeless = rounds >= LEAST_ROUNDS and self._running.optimistic_speedup(trial, self.costs) < to_beat
         if not hopeless and rounds < self.length:
             return
         speedup = self._running.speedup(trial, self.costs)
         better = not hopeless and speedup > to_beat * MARGIN
+        if better and self._measure_plain_steps_first():
+            return
         self._say(trial, f"{'adopted' if better else 'rejected'}, {speedup:.2f}x plain decoding expected")
         self.finished, self.last_won = self.finished + 1, better
         if better:
@@ -116,29 +117,29 @@ class Trials:
         else:
             self.costs.forget(trial)
             self._wait = min(2 * self._wait, LONGEST_WAIT)
-        self.trial, self._running, self._since = None, Yield(), 0
+        self.trial, self._running, self._certain, self._since = None, Yield(), False, 0
 
     def _review(self) -> None:
-        """Measure the incumbent again; give it up if it loses to plain steps that were measured just now."""
-        if self.incumbent is None or (self._running.rounds < self.length and not self._doubted):
+        """Measure the incumbent again; give it up if it loses."""
+        if self.incumbent is None or self._running.rounds < self.length:
             return
         speedup = self._running.speedup(self.incumbent, self.costs)
-        if speedup >= 1.0 or not self.fallback:
-            self._reviews += 1
-            self._standing, self._running, self._doubted = self._running, Yield(), False
-            if self.fallback and self._reviews % REVIEWS == 0:
-                self._measure_plain_steps()
-        elif not self._doubted:
-            self._doubted = True
-            self._measure_plain_steps()
-        else:
+        loses = self.fallback and speedup < 1.0
+        self._reviews += 1
+        if (loses or self._reviews % REVIEWS == 0) and self._measure_plain_steps_first():
+            return
+        if loses:
             self._say(self.incumbent, f"given up, {speedup:.2f}x plain decoding expected")
-            self.incumbent, self._standing, self._running = None, Yield(), Yield()
-            self._doubted, self._since = False, 0
+            self.incumbent, self._since = None, 0
+        self._standing, self._running, self._certain = self._running, Yield(), False
 
-    def _measure_plain_steps(self) -> None:
+    def _measure_plain_steps_first(self) -> bool:
+        """Before a decision against or for plain decoding: have a few plain steps measured now. False once they are."""
+        if not self.fallback or self._certain:
+            return False
         self.costs.forget_plain()
-        self._plain_rounds = 0
+        self._plain_rounds, self._certain = 0, True
+        return True
 
     def _say(self, plan: Plan, outcome: str) -> None:
         seen = self._running

@@ -1,0 +1,72 @@
+"""The command `conflayers`: one file a command."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from conflayers.cli.check import run as check
+from conflayers.cli.demo import run as demo
+from conflayers.cli.generate import run as generate
+from conflayers.cli.inspect import run as inspect
+from conflayers.cli.methods import run as methods
+from conflayers.errors import ConfLayersError
+
+
+class _Group(TyperGroup):
+    """What a user can meet becomes one line on standard error and an exit code; a traceback means a bug of ours."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfLayersError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _fail(message: str) -> None:
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    typer.echo(f"error: {line}", err=True)
+    raise typer.Exit(2)
+
+
+app = typer.Typer(
+    cls=_Group, name="conflayers", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+app.command("generate")(generate)
+app.command("check")(check)
+app.command("methods")(methods)
+app.command("inspect")(inspect)
+app.command("demo")(demo)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from conflayers import __version__
+
+        typer.echo(f"conflayers {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Make a Hugging Face language model generate faster by drafting with its own layers."""
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character shows a stand-in; it is no reason to stop.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app()

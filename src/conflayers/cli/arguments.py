@@ -1,0 +1,116 @@
+"""Options that several commands share, and what turns their text into arguments of the library."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from conflayers.errors import InputError
+
+
+class Dtype(StrEnum):
+    """Precision of the weights."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Variant(StrEnum):
+    """ConfLayers as improved here, or exactly as published."""
+
+    default = "default"
+    paper = "paper"
+
+
+Model = Annotated[
+    str, typer.Argument(help="A hub id, a folder, a GGUF file, or the alias smollm2.", show_default=False)
+]
+PromptText = Annotated[str | None, typer.Option("--prompt", help="The prompt.")]
+PromptFile = Annotated[
+    str | None, typer.Option("--prompt-file", metavar="FILE", help="Read the prompt from a file; - for standard input.")
+]
+Chat = Annotated[
+    bool | None,
+    typer.Option(
+        "--chat/--no-chat", help="Insist on the chat template, or on none. By default it is used where there is one."
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="D", help="A torch device. By default an accelerator if there is one.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads. By default torch decides.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Allow the repository's own code to run.")]
+Revision = Annotated[str | None, typer.Option(metavar="R", help="Revision of a hub repository.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def read_prompt(text: str | None, file: str | None) -> str:
+    """The prompt, from whichever of the two options is given.
+
+    Raises:
+        InputError: neither or both are given, the file cannot be read, or there is nothing in it.
+    """
+    if (text is None) == (file is None):
+        raise InputError("give the prompt by either --prompt or --prompt-file")
+    prompt = _read(file) if file is not None else text
+    if not prompt:
+        raise InputError("the prompt is empty" if file is None else f"the prompt file {file} is empty")
+    return prompt
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """A method's options from NAME=VALUE texts.
+
+    Raises:
+        InputError: not of this form, or a name given twice.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise InputError(f"--option takes NAME=VALUE, not {pair!r}")
+        if name in options:
+            raise InputError(f"option {name!r} is given twice")
+        options[name] = _value(value.strip())
+    return options
+
+
+def check_output(path: Path | None) -> None:
+    """Find out whether `path` can be written before a long run, not after it.
+
+    Raises:
+        InputError: its folder does not exist, or it is a folder itself.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+
+
+def _read(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the prompt file {file}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"the prompt file {file} is not UTF-8 text: {error}") from error
+
+
+def _value(text: str) -> Any:
+    """A number, true, false or none; anything else is a text."""
+    named = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in named:
+        return named[text.lower()]
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, int | float) else text

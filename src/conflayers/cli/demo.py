@@ -1,0 +1,47 @@
+"""`conflayers demo`: the whole story on one small model, in a minute or two."""
+
+from typing import Annotated
+
+import typer
+
+from conflayers.cli import arguments as arg
+from conflayers.cli.console import load_model, out, print_json
+from conflayers.cli.generate import Request, answer, report
+
+PROMPT = "Explain to a curious child, step by step, why the sky is blue during the day and red at sunset."
+
+
+def run(
+    model: arg.Model = "smollm2",
+    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N")] = 256,
+    repeat: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each way to decode, in turns.")] = 3,
+    threads: arg.Threads = None,
+    json_only: Annotated[bool, typer.Option("--json-only", help="Print one JSON document and nothing else.")] = False,
+) -> None:
+    """Generate with ConfLayers and compare with plain decoding and with transformers."""
+    console = out()
+    if not json_only:
+        console.print(f"Loading {model} in float32.")
+    llm = load_model(model, threads, dtype="float32")
+    request = Request(max_new_tokens=max_new_tokens, compare=True, repeat=repeat)
+    ids = llm.encode(PROMPT)
+    from conflayers.cli.report import document, settings
+
+    if not json_only:
+        shown = settings(llm)
+        console.print(
+            f"{llm.body.anatomy.name} with {llm.body.layers} layers on {shown['device']}, threads: {shown['threads']}; "
+            f"transformers {shown['versions']['transformers']}, torch {shown['versions']['torch']}."
+        )
+        console.print(
+            "ConfLayers drafts with some of the layers switched off, chosen by the confidence each layer shows,\n"
+            "and checks the draft with all of them. It measures whether that pays, and decodes plainly if not.\n"
+        )
+        console.print(f"Prompt: {PROMPT}\n")
+    result, rows = answer(llm, ids, request, show=not json_only)
+    if not json_only:
+        runs = "once each" if repeat == 1 else f"{repeat} times each, in turns"
+        console.print(f"\nThe same prompt {runs}, at most {max_new_tokens} new tokens; tokens/s over all runs:")
+        report(result, rows)
+        console.print()
+    print_json(document(llm, result, rows, **request.values()))

@@ -1,0 +1,147 @@
+"""`conflayers generate`: answer a prompt, and compare if asked."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conflayers.cli import arguments as arg
+from conflayers.cli.console import busy, load_model, note, out, print_json
+from conflayers.errors import InputError, PlanError
+
+if TYPE_CHECKING:
+    from conflayers.api import Llm, Result
+    from conflayers.compare import Row
+
+
+def run(
+    model: arg.Model,
+    prompt: arg.PromptText = None,
+    prompt_file: arg.PromptFile = None,
+    method: Annotated[str, typer.Option(help="One of `conflayers methods`.")] = "conflayers",
+    option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the method.")] = None,
+    variant: Annotated[
+        arg.Variant | None, typer.Option(help="The same as --option variant=...", show_default=False)
+    ] = None,
+    dtype: Annotated[arg.Dtype, typer.Option(help="auto: the checkpoint's own, float32 for GGUF.")] = arg.Dtype.auto,
+    device: arg.Device = None,
+    threads: arg.Threads = None,
+    plan: Annotated[str | None, typer.Option(metavar="FILE", help="Use a saved plan and do not search.")] = None,
+    save_plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the plan in use at the end.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="256 by default, or what the context has room for.")
+    ] = None,
+    chat: arg.Chat = None,
+    trust_remote_code: arg.TrustRemoteCode = False,
+    revision: arg.Revision = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also run plain decoding and transformers' own generate.")
+    ] = False,
+    repeat: Annotated[int, typer.Option(min=1, metavar="N", help="With --compare: runs of each, in turns.")] = 1,
+    as_json: arg.Json = False,
+) -> None:
+    """Answer a prompt; the text appears as it is accepted."""
+    text = arg.read_prompt(prompt, prompt_file)
+    options = arg.parse_options([*([f"variant={variant.value}"] if variant else []), *(option or [])])
+    request = Request(method, plan, options, max_new_tokens, compare, repeat)
+    request.check()
+    arg.check_output(save_plan)
+    llm = load_model(
+        model, threads, dtype=dtype.value, device=device, trust_remote_code=trust_remote_code, revision=revision
+    )
+    result, rows = answer(llm, llm.encode(text, chat=chat), request, show=not as_json)
+    if as_json:
+        from conflayers.cli.report import document
+
+        print_json(document(llm, result, rows, **request.values()))
+    else:
+        report(result, rows)
+    if save_plan is not None:
+        _save_plan(llm, result, request, save_plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for, besides model and prompt."""
+
+    method: str = "conflayers"
+    plan: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    max_new_tokens: int | None = None
+    compare: bool = False
+    repeat: int = 1
+
+    def check(self) -> None:
+        """Raise InputError or PlanError for what can be seen to be wrong before a model is loaded."""
+        from conflayers.methods import build_method
+        from conflayers.plan import FULL
+
+        if self.plan is not None and not Path(self.plan).is_file():
+            raise PlanError(f"no plan file at {self.plan}")
+        if self.repeat > 1 and not self.compare:
+            raise InputError("--repeat needs --compare")
+        if self.compare and self.max_new_tokens == 0:
+            raise InputError("--compare needs at least one new token")
+        build_method(self.method, 1, None if self.plan is None else FULL, **self.options)
+
+    def values(self) -> dict[str, Any]:
+        """The settings that belong beside a measurement."""
+        return {"method": self.method, "options": self.options, "repeat": self.repeat}
+
+
+def answer(llm: "Llm", ids: list[int], request: Request, *, show: bool) -> "tuple[Result, list[Row]]":
+    """Generate, with the text printed as it comes if `show`; then run whatever it is to be compared with."""
+    from conflayers.compare import compare, new_tokens, single_row, warm_up
+
+    stream = llm.stream(
+        ids, method=request.method, plan=request.plan, max_new_tokens=request.max_new_tokens, **request.options
+    )
+    if request.compare and (count := new_tokens(llm, ids, request.max_new_tokens)):
+        with busy("warming up"):
+            warm_up(llm, ids, count)
+    for piece in stream:
+        if show:
+            print(piece, end="", flush=True)
+    if show:
+        print(flush=True)
+    if not request.compare:
+        return stream.result, [single_row(request.method, stream.result)]
+    with busy("comparing") as tell:
+        rows = compare(
+            llm,
+            ids,
+            request.method,
+            plan=request.plan,
+            max_new_tokens=request.max_new_tokens,
+            repeat=request.repeat,
+            first=stream.result,
+            tell=lambda what: tell(f"comparing: {what}"),
+            **request.options,
+        )
+    return stream.result, rows
+
+
+def report(result: "Result", rows: "list[Row]") -> None:
+    """A line of statistics on standard error; for a comparison the table and what it came to on standard output."""
+    from conflayers.cli.report import decisions, statistics, table, verdict
+
+    if len(rows) == 1:
+        for line in (statistics(result), *decisions(result)):
+            note(line)
+        return
+    console = out()
+    console.print()
+    console.print(table(rows), soft_wrap=False)
+    for line in (*verdict(rows, result), *decisions(result)):
+        console.print(line)
+
+
+def _save_plan(llm: "Llm", result: "Result", request: Request, path: Path) -> None:
+    if result.plan is None:
+        note(f"no plan saved to {path}: decoding ended plainly, without a plan")
+        return
+    from conflayers.cli.report import settings
+
+    llm.save_plan(path, result.plan, **settings(llm), **request.values(), statistics=result.stats.as_dict())
+    note(f"plan saved to {path}: {result.plan}")

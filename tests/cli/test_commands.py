@@ -1,0 +1,110 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+import conflayers
+from conflayers.cli import console
+from conflayers.methods import DRAFTER_OPTIONS, METHODS
+
+COMMAND = (sys.executable, "-c", "from conflayers.cli import main; main()")
+
+
+def test_version(run):
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"conflayers {conflayers.__version__}\n")
+
+
+def test_help_names_every_command(run):
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in ("generate", "check", "methods", "inspect", "demo"):
+        assert command in result.stdout
+
+
+def test_unknown_command(run):
+    result = run("generat")
+    assert result.exit_code == 2
+    assert "generat" in result.stderr
+
+
+def test_methods_are_listed_with_their_options(run):
+    result = run("methods")
+    assert result.exit_code == 0
+    for name, entry in METHODS.items():
+        assert name in result.stdout
+        assert all(option in result.stdout for option in entry.options)
+
+
+def test_methods_as_json(run):
+    listed = {row["name"]: row for row in json.loads(run("methods", "--json").stdout)["methods"]}
+    assert set(listed) == set(METHODS)
+    assert set(listed["fixed"]["options"]) == set(DRAFTER_OPTIONS)
+    assert listed["conflayers"]["source"] == METHODS["conflayers"].source
+
+
+def test_demo_tells_its_story_and_ends_with_the_document(run, model):
+    result = run("demo", model, "--max-new-tokens", "12", "--repeat", "2")
+    assert result.exit_code == 0
+    *story, last = result.stdout.splitlines()
+    document = json.loads(last)
+    assert [row["method"] for row in document["rows"]] == ["vanilla", "hf", "conflayers"]
+    assert all(row["identical"] and row["new_tokens"] == 24 for row in document["rows"])
+    assert document["dtype"] == "float32"
+    assert "plain decoding" in "\n".join(story)
+
+
+def test_demo_prints_only_the_document_if_asked(run, model):
+    result = run("demo", model, "--max-new-tokens", "4", "--repeat", "1", "--json-only")
+    assert result.stdout.count("\n") == 1
+    assert len(json.loads(result.stdout)["token_ids"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "shown"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(28, "No space left on device", "plan.json"), 2, "error: plan.json: No space left on device\n"),
+        (conflayers.LoadError("first\nsecond\x1b[2J"), 2, "error: first second [2J\n"),
+    ],
+)
+def test_what_a_user_can_meet_ends_without_a_traceback(run, monkeypatch, raised, code, shown):
+    def load(*_, **__):
+        raise raised
+
+    monkeypatch.setattr("conflayers.api.load", load)
+    result = run("check", "any")
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", shown)
+
+
+def test_a_watcher_sees_that_something_takes_long(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with console.busy("loading") as tell:
+        assert "loading" in capsys.readouterr().err
+        tell("comparing")
+    shown = capsys.readouterr()
+    assert "comparing" in shown.err
+    assert shown.out == ""
+
+
+def test_nobody_watching_sees_nothing(capsys):
+    with console.busy("loading") as tell:
+        tell("comparing")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_installed_command_fails_in_one_line():
+    done = subprocess.run(
+        [*COMMAND, "generate", "./nowhere", "--prompt", "hello"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: ./nowhere: no such file or folder\n"
+
+
+def test_the_installed_command_prints_nothing_beside_its_document(model):
+    arguments = ("generate", model, "--prompt", "the sky is", "--max-new-tokens", "4", "--compare", "--json")
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(row["identical"] for row in json.loads(done.stdout)["rows"])

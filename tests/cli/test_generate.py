@@ -1,0 +1,241 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import conflayers
+
+PROMPT = ("--prompt", "the sky is")
+LAYER_OPTIONS = ("--option", "interval=4", "--option", "context_window=8")
+ROW = {
+    "method",
+    "tokens_per_second",
+    "speedup",
+    "mean_accepted_tokens",
+    "acceptance_rate",
+    "skip_ratio",
+    "select_seconds",
+    "identical",
+    "new_tokens",
+    "seconds",
+}
+DOCUMENT = {
+    "model",
+    "dtype",
+    "device",
+    "threads",
+    "versions",
+    "prompt_tokens",
+    "text",
+    "token_ids",
+    "decisions",
+    "plan",
+    "rows",
+}
+
+
+def test_text_streams_to_stdout_and_statistics_to_stderr(run, model):
+    result = run("generate", model, *PROMPT, "--max-new-tokens", "24", *LAYER_OPTIONS)
+    assert result.exit_code == 0
+    expected = conflayers.load(model).generate("the sky is", method="vanilla", max_new_tokens=24)
+    assert result.stdout == expected.text + "\n"
+    assert "24 tokens in" in result.stderr
+    assert "tokens/s" in result.stderr
+
+
+def test_json_is_one_line_with_every_field(run, model):
+    result = run("generate", model, *PROMPT, "--max-new-tokens", "8", "--json")
+    assert result.exit_code == 0
+    assert result.stdout.count("\n") == 1
+    document = json.loads(result.stdout)
+    assert set(document) >= DOCUMENT
+    assert document["dtype"] == "float32"
+    assert document["prompt_tokens"] > 0
+    assert len(document["token_ids"]) == 8
+    [row] = document["rows"]
+    assert set(row) >= ROW
+    assert (row["method"], row["new_tokens"]) == ("conflayers", 8)
+    assert row["speedup"] is None
+    assert row["identical"] is None
+
+
+@pytest.mark.parametrize("variant", ["default", "paper"])
+def test_comparison_finds_the_same_tokens(run, model, variant):
+    result = run(
+        "generate",
+        model,
+        *PROMPT,
+        "--max-new-tokens",
+        "48",
+        "--variant",
+        variant,
+        *LAYER_OPTIONS,
+        "--compare",
+        "--json",
+    )
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert [row["method"] for row in document["rows"]] == ["vanilla", "hf", "conflayers"]
+    assert all(row["identical"] is True for row in document["rows"])
+    assert all(row["new_tokens"] == 48 and row["tokens_per_second"] > 0 for row in document["rows"])
+    plain, hf, ours = document["rows"]
+    assert plain["speedup"] == 1
+    assert (hf["mean_accepted_tokens"], hf["acceptance_rate"], hf["skip_ratio"], hf["select_seconds"]) == (1, 0, 0, 0)
+    assert ours["speedup"] == pytest.approx(ours["tokens_per_second"] / plain["tokens_per_second"])
+    assert document["options"]["variant"] == variant
+
+
+def test_comparison_prints_a_table_and_what_it_came_to(run, model):
+    result = run("generate", model, *PROMPT, "--max-new-tokens", "40", *LAYER_OPTIONS, "--compare", "--repeat", "2")
+    assert result.exit_code == 0
+    for word in ("plain decoding", "transformers", "ConfLayers", "identical", "yes", "the speed of plain decoding"):
+        assert word in result.stdout
+    assert max(len(line) for line in result.stdout.splitlines() if "ConfLayers  " in line) < 80
+
+
+def test_comparison_of_plain_decoding_has_two_rows(run, model):
+    result = run("generate", model, *PROMPT, "--max-new-tokens", "8", "--method", "vanilla", "--compare", "--json")
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["method"] for row in rows] == ["vanilla", "hf"]
+
+
+def test_a_saved_plan_is_used_again(run, model, tmp_path):
+    file = tmp_path / "plan.json"
+    always = ("--option", "fallback=false")
+    saved = run("generate", model, *PROMPT, "--max-new-tokens", "8", *always, "--save-plan", str(file), "--json")
+    assert saved.exit_code == 0
+    assert f"plan saved to {file}" in saved.stderr
+    plan = json.loads(saved.stdout)["plan"]
+    assert plan["skip_mlp"]
+    for method in ("conflayers", "fixed"):
+        again = run(
+            "generate", model, *PROMPT, "--max-new-tokens", "8", "--method", method, "--plan", str(file), "--json"
+        )
+        assert again.exit_code == 0
+    assert json.loads(again.stdout)["plan"] == plan
+    assert json.loads(again.stdout)["rows"][0]["skip_ratio"] > 0
+
+
+def test_plain_decoding_leaves_no_plan_to_save(run, model, tmp_path):
+    file = tmp_path / "plan.json"
+    result = run("generate", model, *PROMPT, "--max-new-tokens", "4", "--method", "vanilla", "--save-plan", str(file))
+    assert result.exit_code == 0
+    assert "no plan saved" in result.stderr
+    assert not file.exists()
+
+
+def test_prompts_come_from_files_and_standard_input(run, model, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text("the sky is", encoding="utf-8")
+    arguments = ("--max-new-tokens", "8", "--json")
+    documents = [
+        json.loads(run("generate", model, *given, *arguments, input="the sky is").stdout)
+        for given in (PROMPT, ("--prompt-file", str(file)), ("--prompt-file", "-"))
+    ]
+    assert documents[0]["token_ids"] == documents[1]["token_ids"] == documents[2]["token_ids"]
+
+
+def test_threads_are_set(run, model):
+    before = torch.get_num_threads()
+    try:
+        result = run("generate", model, *PROMPT, "--max-new-tokens", "2", "--threads", "1", "--json")
+    finally:
+        torch.set_num_threads(before)
+    assert json.loads(result.stdout)["threads"] == 1
+
+
+def test_bfloat16_is_loaded_as_asked(run, model):
+    result = run("generate", model, *PROMPT, "--max-new-tokens", "4", "--dtype", "bfloat16", "--json")
+    assert json.loads(result.stdout)["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--prompt", ""), "the prompt is empty"),
+        ((), "--prompt or --prompt-file"),
+        (("--prompt", "a", "--prompt-file", "b"), "--prompt or --prompt-file"),
+        (("--prompt-file", "nowhere.txt"), "nowhere.txt"),
+        (("--prompt", "the sky is " * 200), "context"),
+        ((*PROMPT, "--max-new-tokens", "1000"), "context"),
+        ((*PROMPT, "--max-new-tokens", "-1"), "--max-new-tokens"),
+        ((*PROMPT, "--threads", "0"), "--threads"),
+        ((*PROMPT, "--method", "conflayer"), "did you mean 'conflayers'"),
+        ((*PROMPT, "--method", "fixed"), "needs a plan"),
+        ((*PROMPT, "--option", "skip_ration=0.3"), "did you mean 'skip_ratio'"),
+        ((*PROMPT, "--option", "skip_ratio=2"), "between 0 and 1"),
+        ((*PROMPT, "--option", "skip_ratio=much"), "error: "),
+        ((*PROMPT, "--option", "skip_ratio"), "NAME=VALUE"),
+        ((*PROMPT, "--variant", "paper", "--option", "variant=default"), "twice"),
+        ((*PROMPT, "--dtype", "int3"), "int3"),
+        ((*PROMPT, "--device", "abacus"), "abacus"),
+        ((*PROMPT, "--repeat", "3"), "--compare"),
+        ((*PROMPT, "--compare", "--max-new-tokens", "0"), "--compare"),
+        ((*PROMPT, "--chat"), "chat template"),
+        ((*PROMPT, "--plan", "nowhere.json"), "no plan file"),
+        ((*PROMPT, "--save-plan", "nowhere/plan.json"), "nowhere"),
+        ((*PROMPT, "--sampling"), "--sampling"),
+    ],
+)
+def test_bad_input_is_named_and_exits_with_2(run, model, arguments, message):
+    result = run("generate", model, *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert result.stdout == ""
+
+
+def test_unknown_model(run):
+    result = run("generate", "./nowhere", *PROMPT)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: ./nowhere: no such file or folder\n"
+
+
+def test_prompt_file_that_is_no_text(run, model, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(b"\xff\xfe\x00")
+    result = run("generate", model, "--prompt-file", str(file))
+    assert result.exit_code == 2
+    assert "UTF-8" in result.stderr
+
+
+def test_plans_that_cannot_be_used(run, model, other_model, tmp_path):
+    damaged, foreign = tmp_path / "damaged.json", tmp_path / "foreign.json"
+    damaged.write_text("{", encoding="utf-8")
+    run(
+        "generate",
+        other_model,
+        *PROMPT,
+        "--max-new-tokens",
+        "2",
+        "--option",
+        "fallback=false",
+        "--save-plan",
+        str(foreign),
+    )
+    for file, message in ((damaged, "not a plan file"), (foreign, "another model")):
+        result = run("generate", model, *PROMPT, "--plan", str(file))
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: ")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_option_values_are_numbers_words_or_texts(run, model):
+    given = {"skip_ratio": "0.5", "interval": "4", "fallback": "False", "window": "none", "unit": "sublayer"}
+    options = [part for name, value in given.items() for part in ("--option", f"{name}={value}")]
+    result = run("generate", model, *PROMPT, "--max-new-tokens", "4", *options, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["options"] == {
+        "skip_ratio": 0.5,
+        "interval": 4,
+        "fallback": False,
+        "window": None,
+        "unit": "sublayer",
+    }
+
+
+def test_a_long_run_does_not_start_without_a_place_for_its_result(run, model, tmp_path: Path):
+    result = run("generate", model, *PROMPT, "--save-plan", str(tmp_path))
+    assert result.exit_code == 2
+    assert "is a folder" in result.stderr
