@@ -1,0 +1,42 @@
+"""Every method of the table says what plain decoding says."""
+
+import pytest
+from planted import planted_model
+
+from conflayers import Llm, Plan
+from conflayers.methods import METHODS
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
+NEEDS = {"fixed": {"plan": Plan.layers([2, 3, 6])}}
+
+
+@pytest.fixture(scope="module")
+def llm() -> Llm:
+    return Llm(planted_model([2, 4, 7]))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_says_what_plain_decoding_says(llm, method):
+    plain = llm.generate(PROMPT, method="vanilla", max_new_tokens=96).token_ids
+
+    assert llm.generate(PROMPT, method=method, max_new_tokens=96, **NEEDS.get(method, {})).token_ids == plain
+
+
+@pytest.mark.parametrize("unit", ["layer", "sublayer"])
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"fallback": False, "interval": 3, "context_window": 8, "confidence_stop": 0.3},
+        {"fallback": True, "interval": 3, "context_window": 8, "confidence_stop": 0.3},
+        {"variant": "paper", "interval": 3, "context_window": 8, "confidence_stop": 0.3},
+        {"variant": "paper", "interval": 3, "context_window": 8, "window": 4, "max_iterations": 4},
+    ],
+    ids=["always drafting", "default", "paper", "paper, fixed window"],
+)
+def test_a_search_over_several_prompts_never_changes_a_word(llm, search, unit):
+    task = llm.task("conflayers", unit=unit, **search)
+    for seed in range(3):
+        prompt = [(seed + 7 * i) % 128 for i in range(20 + seed)]
+        plain = llm.generate(prompt, method="vanilla", max_new_tokens=96).token_ids
+        assert llm.generate(prompt, task=task, max_new_tokens=96).token_ids == plain
+    assert task.selector.iterations > 0
