@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from conflayers.body.cache import PositionedCache, PositionedLayer
 from conflayers.errors import UnsupportedModelError
@@ -22,10 +22,18 @@ PROBE_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A module that can be switched off, and how many values its forward returns (0: a bare tensor)."""
+    """A module that can be switched off.
+
+    Attributes:
+        returns: how many values its forward returns; 0 for a bare tensor.
+        width: of the states it puts out, first of these values.
+        final: whether the layer leaves these states as they are; some add to them in place.
+    """
 
     module: nn.Module
     returns: int
+    width: int
+    final: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,8 @@ class Anatomy:
         name: the model's class.
         layers: its decoder layers in the order they run.
         windows: per layer, the sliding window in tokens, None for full attention.
-        hidden_size, vocab_size, context: widths and the most positions it supports.
+        hidden_size, vocab_size: widths.
+        context: the most positions that it supports and that are rotated the same whatever follows them.
     """
 
     name: str
@@ -78,17 +87,32 @@ def examine(model: PreTrainedModel) -> Anatomy:
         windows=windows,
         hidden_size=config.hidden_size,
         vocab_size=vocab_size,
-        context=int(getattr(config, "max_position_embeddings", None) or 1 << 30),
+        context=_context(config),
     )
 
 
 def probe_tokens(model: PreTrainedModel, count: int) -> list[int]:
     """Ordinary token ids, the same on every call, that avoid the ids a configuration gives a meaning to."""
     config = model.config.get_text_config(decoder=True)
-    special = {v for c in (config, model.config) for k, v in c.to_dict().items() if k.endswith("token_id")}
+    named = [v for c in (config, model.config) for k, v in c.to_dict().items() if k.endswith("token_id")]
+    special = {token for ids in named for token in (ids if isinstance(ids, list) else [ids])}
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(config.vocab_size, (8 * count + 64,), generator=generator).tolist()
     return [token for token in drawn if token not in special][:count]
+
+
+def _context(config: Any) -> int:
+    """How long a text may grow without changing how its first tokens are rotated.
+
+    LongRoPE rotates every position by other factors once the text is longer than in pretraining. What is cached by then
+    is rotated by the old ones, so crossing that length is not plain decoding token by token.
+    """
+    longest = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if parameters.get("rope_type") == "longrope":
+            longest = min(longest, int(parameters["original_max_position_embeddings"]))
+    return longest
 
 
 def _windows(name: str, model: PreTrainedModel, config: Any) -> tuple[int | None, ...]:
@@ -102,23 +126,31 @@ def _windows(name: str, model: PreTrainedModel, config: Any) -> tuple[int | None
             windows.append(None)
         elif type(layer) is DynamicSlidingWindowLayer:
             windows.append(layer.sliding_window)
+        elif type(layer) is DummyLayer:
+            raise UnsupportedModelError(
+                f"{name}: layer {index} keeps no keys and values of its own, so the layers cannot be skipped one by one"
+            )
         else:
             kind = config.layer_types[index] if kinds else type(layer).__name__
             raise UnsupportedModelError(
                 f"{name} keeps state in layer {index} ({kind}) that cannot be rolled back by position: "
                 "models with recurrent or compressed state are not supported"
             )
-    if getattr(model, "_is_stateful", False) or not windows:
+    # Some classes are marked as stateful for what other configurations of theirs keep; the layer types tell.
+    if (getattr(model, "_is_stateful", False) and not kinds) or not windows:
         raise UnsupportedModelError(f"{name} keeps recurrent state, which cannot be rolled back by position")
     return tuple(windows)
 
 
 def _decoder_layers(name: str, model: PreTrainedModel, count: int) -> nn.ModuleList:
-    decoder = model.get_decoder()
-    found = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
-    if not found:
-        raise UnsupportedModelError(f"{name}: no list of {count} decoder layers found inside it")
-    return found[0]
+    # The decoder comes first: a vision tower beside it may have as many layers.
+    for root in (model.get_decoder(), model.base_model):
+        for module in root.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return module
+    raise UnsupportedModelError(
+        f"{name}: no list of {count} decoder layers, one for each layer of its cache, found inside it"
+    )
 
 
 class _SpyCache(PositionedCache):
@@ -137,8 +169,20 @@ class _SpyCache(PositionedCache):
         return layer.update(key_states, value_states)
 
 
+class _Call:
+    """What one call of a module returned, and a copy of the first value as it was then."""
+
+    def __init__(self, output: Any) -> None:
+        self.returns = len(output) if isinstance(output, tuple) else 0
+        self.first = output[0] if self.returns else output
+        self.copy = self.first.clone() if isinstance(self.first, torch.Tensor) else None
+
+
+_Calls = dict[nn.Module, list[_Call]]
+
+
 @contextmanager
-def _followed(blocks: nn.ModuleList, running: list[nn.Module], outputs: dict[nn.Module, list[Any]]) -> Iterator[None]:
+def _followed(blocks: nn.ModuleList, running: list[nn.Module], calls: _Calls) -> Iterator[None]:
     """Keep `running` the stack of active layers and their direct children, and collect what each returns."""
 
     def enter(module: nn.Module, *_: Any) -> None:
@@ -146,7 +190,7 @@ def _followed(blocks: nn.ModuleList, running: list[nn.Module], outputs: dict[nn.
 
     def leave(module: nn.Module, _: Any, output: Any) -> None:
         running.pop()
-        outputs.setdefault(module, []).append(output)
+        calls.setdefault(module, []).append(_Call(output))
 
     with ExitStack() as hooks:
         for block in blocks:
@@ -160,11 +204,11 @@ def _probe(
     name: str, model: PreTrainedModel, blocks: nn.ModuleList, windows: tuple[int | None, ...], config: Any
 ) -> tuple[tuple[LayerParts, ...], int]:
     running: list[nn.Module] = []
-    outputs: dict[nn.Module, list[Any]] = {}
+    calls: _Calls = {}
     cache = _SpyCache(windows, running)
     tokens = torch.tensor([probe_tokens(model, PROBE_TOKENS)], device=model.device)
     positions = torch.arange(PROBE_TOKENS, device=model.device)[None]
-    with torch.no_grad(), _followed(blocks, running, outputs):
+    with torch.no_grad(), _followed(blocks, running, calls):
         try:
             result = model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
         except UnsupportedModelError:
@@ -173,12 +217,11 @@ def _probe(
             raise UnsupportedModelError(
                 f"{name} does not run on a cache indexed by position ({type(error).__name__}: {error})"
             ) from error
-    hidden = (1, PROBE_TOKENS, config.hidden_size)
-    order = [block for block in outputs if any(block is b for b in blocks)]
-    if order != list(blocks) or any(len(outputs[block]) != 1 for block in blocks):
+    order = [block for block in calls if any(block is b for b in blocks)]
+    if order != list(blocks) or any(len(calls[block]) != 1 for block in blocks):
         raise UnsupportedModelError(f"{name} does not run its {len(blocks)} decoder layers once each, in order")
     parts = tuple(
-        _layer_parts(name, index, block, cache.writers.get(index, []), outputs, hidden)
+        _layer_parts(name, index, block, cache.writers.get(index, []), calls, config.hidden_size)
         for index, block in enumerate(blocks)
     )
     return parts, result.logits.shape[-1]
@@ -189,8 +232,8 @@ def _layer_parts(
     index: int,
     block: nn.Module,
     writer: list[nn.Module],
-    outputs: dict[nn.Module, list[Any]],
-    hidden: tuple[int, ...],
+    calls: _Calls,
+    width: int,
 ) -> LayerParts:
     if len(writer) != 2 or writer[0] is not block:
         raise UnsupportedModelError(
@@ -200,22 +243,20 @@ def _layer_parts(
     others = [
         child
         for child in block.children()
-        if child is not attention and child in outputs and any(p.dim() > 1 for p in child.parameters())
+        if child is not attention and child in calls and any(p.dim() > 1 for p in child.parameters())
     ]
-    calls = [outputs[module] for module in (block, attention, *others)]
-    if any(len(call) != 1 for call in calls) or _shape(calls[0][0]) != hidden or _shape(calls[1][0]) != hidden:
+    parts = [_part(module, calls[module][0], width) for module in (block, attention, *others)]
+    once = all(len(calls[module]) == 1 for module in (block, attention, *others))
+    if not once or parts[0] is None or parts[1] is None:
         raise UnsupportedModelError(f"{name}: layer {index} is not attention and MLP around one residual stream")
-    mlp = tuple(_part(module, outputs) for module in others if _shape(outputs[module][0]) == hidden)
+    mlp = tuple(part for part in parts[2:] if part is not None)
     if not mlp:
         raise UnsupportedModelError(f"{name}: layer {index} has no MLP module that puts out hidden states")
-    return LayerParts(layer=_part(block, outputs), attention=_part(attention, outputs), mlp=mlp)
+    return LayerParts(layer=parts[0], attention=parts[1], mlp=mlp)
 
 
-def _part(module: nn.Module, outputs: dict[nn.Module, list[Any]]) -> Part:
-    output = outputs[module][0]
-    return Part(module, len(output) if isinstance(output, tuple) else 0)
-
-
-def _shape(output: Any) -> tuple[int, ...]:
-    first = output[0] if isinstance(output, tuple) else output
-    return tuple(first.shape) if isinstance(first, torch.Tensor) else ()
+def _part(module: nn.Module, call: _Call, width: int) -> Part | None:
+    """`module` as a part to switch off, if it puts out one hidden state a token, batch and tokens flattened or not."""
+    if call.copy is None or call.copy.shape[-1:] != (width,) or call.copy.numel() != PROBE_TOKENS * width:
+        return None
+    return Part(module, call.returns, width, final=torch.equal(call.first, call.copy))

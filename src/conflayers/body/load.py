@@ -174,6 +174,14 @@ def _hub_recipe(repo: str, dtype: torch.dtype | str, device: torch.device, trust
     return replace(recipe, revision=snapshot.commit, online=snapshot.online)
 
 
+def _rounded(model: PreTrainedModel, dtype: torch.dtype | str) -> PreTrainedModel:
+    """The weights in `dtype`, and only these: rotary frequencies stay exact, as when a checkpoint is loaded so."""
+    if isinstance(dtype, torch.dtype):
+        for weight in model.parameters():
+            weight.data = weight.data.to(dtype)
+    return model
+
+
 def _load_alias(
     dtype: torch.dtype | str, device: torch.device, progress: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
@@ -182,5 +190,5 @@ def _load_alias(
         recipe = _gguf_recipe(alias.fetch_gguf(progress=progress), torch.float32, torch.device("cpu"), False)
         model, tokenizer = build(recipe)
         if tokenizer is None or (folder := alias.keep_converted(model, tokenizer)) is None:
-            return model.to(device=device, dtype=None if dtype == "auto" else dtype), tokenizer
+            return _rounded(model, dtype).to(device), tokenizer
     return build(_folder_recipe(folder, str(folder), dtype, device, False))

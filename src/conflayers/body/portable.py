@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from conflayers.body.anatomy import Anatomy, examine
+from conflayers.body.anatomy import Anatomy, Part, examine
 from conflayers.body.cache import PositionedCache
 from conflayers.body.contract import Pass, Trace
 from conflayers.body.switch import Replacement, forwards_replaced, passing, silent
@@ -66,6 +67,7 @@ class PortableBody:
     def forward(self, tokens: Sequence[int], *, rows: int | None = None, record: int = 0) -> Pass:
         """Run `tokens` after the cached ones; see `contract.Body.forward`."""
         start, count = self._cache.length, len(tokens)
+        wanted = count if rows is None else rows
         self._cache.check_room(count)
         ids = torch.tensor([tokens], device=self.model.device)
         positions = torch.arange(start, start + count, device=self.model.device)[None]
@@ -75,11 +77,12 @@ class PortableBody:
                 position_ids=positions,
                 past_key_values=self._cache,
                 use_cache=True,
-                logits_to_keep=count if rows is None else rows,
+                logits_to_keep=wanted,
                 return_dict=True,
             )
         self._cache.advance(count)
-        return Pass(output.logits[0], taken() if record else None)
+        # Models that do not know `logits_to_keep` put out all rows.
+        return Pass(output.logits[0, -wanted:], taken() if record else None)
 
     @contextmanager
     def running(self, plan: Plan) -> Iterator[None]:
@@ -101,10 +104,11 @@ def _recording(anatomy: Anatomy, tokens: int) -> Iterator[Callable[[], Trace]]:
     """Keep the last `tokens` rows of every sublayer's output, for the one pass run inside."""
     outputs: dict[nn.Module, torch.Tensor] = {}
 
-    def keep(module: nn.Module, _: Any, output: Any) -> None:
-        out = output[0] if isinstance(output, tuple) else output
-        # A view would hold the whole prompt's activations of every layer in memory.
-        outputs[module] = out[0] if out.shape[1] == tokens else out[0, -tokens:].clone()
+    def keep(part: Part, module: nn.Module, _: Any, output: Any) -> None:
+        out = output[0] if part.returns else output
+        rows = out.reshape(-1, part.width)
+        # A view of a part would hold the whole prompt's activations of every layer in memory.
+        outputs[module] = rows if part.final and len(rows) == tokens else rows[-tokens:].clone()
 
     def trace() -> Trace:
         return Trace(
@@ -116,7 +120,7 @@ def _recording(anatomy: Anatomy, tokens: int) -> Iterator[Callable[[], Trace]]:
         if tokens:
             for parts in anatomy.layers:
                 for part in (parts.attention, *parts.mlp):
-                    hooks.callback(part.module.register_forward_hook(keep).remove)
+                    hooks.callback(part.module.register_forward_hook(partial(keep, part)).remove)
         yield trace
 
 

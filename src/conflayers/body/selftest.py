@@ -5,11 +5,16 @@ plain pass over the whole sequence. Wrong positions, a mask of the wrong size an
 show here, on the user's own model, instead of as wrong text.
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
 import torch
+from torch import nn
 
 from conflayers.body.anatomy import probe_tokens
 from conflayers.body.portable import PortableBody
-from conflayers.body.switch import forwards_replaced, passing, silent
+from conflayers.body.switch import first_hidden, forwards_replaced, silent
 from conflayers.errors import UnsupportedModelError
 from conflayers.plan import Plan
 
@@ -18,6 +23,16 @@ PREFIX = 6
 
 # Largest difference of logits, relative to the largest reference logit, that rounding explains.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
+# Least cosine of what goes into a silent layer and what comes out. Layers may scale the residual stream, not drop it.
+RESIDUAL_COSINE = 0.5
+
+LOGIT_CHECKS = (
+    "a prefix does not see what follows it",
+    "continue with several tokens",
+    "verify after a draft",
+    "roll back and decode one token",
+)
+RESIDUAL_CHECK = "the residual stream passes layers whose attention and MLP are skipped"
 
 
 @torch.no_grad()
@@ -25,32 +40,48 @@ def self_test(body: PortableBody) -> dict[str, float]:
     """Run the checks and leave the body's cache empty.
 
     Returns:
-        The largest relative difference of each check, by name.
+        By check, how far it is off: the largest difference of logits relative to the largest logit, and 1 - cosine for
+        the residual stream.
 
     Raises:
         UnsupportedModelError: a check fails or cannot be run; the message names it.
     """
-    tokens = probe_tokens(body.model, TOKENS)
     name = body.anatomy.name
+    found: dict[str, float] = {}
+    check = LOGIT_CHECKS[0]
+    tolerance = TOLERANCE.get(body.model.dtype, TOLERANCE[torch.bfloat16])
     try:
-        ids = torch.tensor([tokens], device=body.model.device)
-        reference = body.model(input_ids=ids, use_cache=False).logits[0].float()
-        differences = _compare(body, tokens, reference)
+        differences = _logit_differences(body)
+        for check in LOGIT_CHECKS:
+            found[check] = next(differences)
+            if not found[check] <= tolerance:
+                raise UnsupportedModelError(
+                    f"{name} failed the self-test '{check}': logits are off by {found[check]:.1e} of their range, "
+                    f"where rounding explains {tolerance:.0e}"
+                )
+        check = RESIDUAL_CHECK
+        found[check] = max(1 - _residual_cosine(body), 0.0)
+        if not found[check] <= 1 - RESIDUAL_COSINE:
+            raise UnsupportedModelError(
+                f"{name} failed the self-test '{check}': its sublayers add the residual stream themselves"
+            )
+    except UnsupportedModelError:
+        raise
     except Exception as error:
-        raise UnsupportedModelError(f"{name} failed the self-test ({type(error).__name__}: {error})") from error
+        raise UnsupportedModelError(
+            f"{name} failed the self-test '{check}' ({type(error).__name__}: {error})"
+        ) from error
     finally:
         body.release()
-    tolerance = _tolerance(body)
-    for check, difference in differences.items():
-        if not difference <= tolerance:
-            raise UnsupportedModelError(
-                f"{name} failed the self-test '{check}': logits are off by {difference:.1e} of their range, "
-                f"where rounding explains {tolerance:.0e}"
-            )
-    return differences
+    return found
 
 
-def _compare(body: PortableBody, tokens: list[int], reference: torch.Tensor) -> dict[str, float]:
+def _logit_differences(body: PortableBody) -> Iterator[float]:
+    """One difference for each of `LOGIT_CHECKS`, in their order."""
+    tokens = probe_tokens(body.model, TOKENS)
+    ids = torch.tensor([tokens], device=body.model.device)
+    reference = body.model(input_ids=ids, use_cache=False).logits[0].float()
+
     def difference(logits: torch.Tensor, start: int) -> float:
         wanted = reference[start : start + logits.shape[0]]
         scale = float(wanted.abs().amax()) or 1.0
@@ -58,33 +89,40 @@ def _compare(body: PortableBody, tokens: list[int], reference: torch.Tensor) -> 
 
     middle = range(1, body.layers - 1)
     body.reserve(TOKENS)
-    results = {"prefill": difference(body.forward(tokens[:PREFIX]).logits, 0)}
-    results["continue with several tokens"] = difference(body.forward(tokens[PREFIX:], record=1).logits, PREFIX)
+    yield difference(body.forward(tokens[:PREFIX]).logits, 0)
+    yield difference(body.forward(tokens[PREFIX:], record=1).logits, PREFIX)
     body.rollback(PREFIX)
     for step in range(2):
         with body.running(Plan.layers(i for i in middle if i % 2 == step)):
             body.forward(tokens[-2:-1])
             body.forward(tokens[-1:])
         body.rollback(PREFIX)
-    results["verify after a draft"] = difference(body.forward(tokens[PREFIX:-2]).logits, PREFIX)
+    yield difference(body.forward(tokens[PREFIX:-2]).logits, PREFIX)
     body.rollback(PREFIX + 1)
-    decoded = body.forward(tokens[PREFIX + 1 : PREFIX + 2]).logits
-    results["roll back and decode one token"] = difference(decoded, PREFIX + 1)
-    results["skip attention and MLP of one layer"] = _silence(body, tokens[:PREFIX])
-    return results
+    yield difference(body.forward(tokens[PREFIX + 1 : PREFIX + 2]).logits, PREFIX + 1)
 
 
-def _silence(body: PortableBody, tokens: list[int]) -> float:
-    """A layer whose attention and MLP are silent must be the identity, or skipping one of them means something else."""
-    parts = body.anatomy.layers[body.layers // 2]
-    outputs = []
-    for replacements in ([passing(parts.layer)], [silent(part) for part in (parts.attention, *parts.mlp)]):
-        body.rollback(0)
-        with forwards_replaced(replacements):
-            outputs.append(body.forward(tokens).logits.float())
-    scale = float(outputs[0].abs().amax()) or 1.0
-    return float((outputs[0] - outputs[1]).abs().amax()) / scale
+def _residual_cosine(body: PortableBody) -> float:
+    """The least cosine between the input and the output of a layer while every sublayer is silent.
 
+    Where attention or MLP add the residual stream inside themselves, silencing one would cut off all layers before it.
+    """
+    before: dict[nn.Module, torch.Tensor] = {}
+    cosines: list[torch.Tensor] = []
 
-def _tolerance(body: PortableBody) -> float:
-    return TOLERANCE.get(body.model.dtype, TOLERANCE[torch.bfloat16])
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # Over all tokens at once: one token's embedding may be zero. A copy, because layers may scale in place.
+        before[module] = first_hidden(args, kwargs).float().flatten().clone()
+
+    def leave(module: nn.Module, _: Any, output: Any) -> None:
+        out = output[0] if isinstance(output, tuple) else output
+        cosines.append(torch.cosine_similarity(before[module], out.float().flatten(), dim=0))
+
+    body.rollback(0)
+    parts = [part for layer in body.anatomy.layers for part in (layer.attention, *layer.mlp)]
+    with ExitStack() as hooks, forwards_replaced(map(silent, parts)):
+        for layer in body.anatomy.layers:
+            hooks.callback(layer.layer.module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            hooks.callback(layer.layer.module.register_forward_hook(leave).remove)
+        body.forward(probe_tokens(body.model, PREFIX))
+    return float(torch.stack(cosines).min())

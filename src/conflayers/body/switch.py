@@ -12,7 +12,8 @@ from conflayers.body.anatomy import Part
 Replacement = tuple[nn.Module, Callable[..., Any]]
 
 
-def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+def first_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The hidden states among the arguments of a layer or sublayer: the first, or the one of that name."""
     hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
     return hidden
 
@@ -21,7 +22,7 @@ def passing(part: Part) -> Replacement:
     """A forward that returns its input, in the shape the layer's own forward returns."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden = _hidden(args, kwargs)
+        hidden = first_hidden(args, kwargs)
         return (hidden, *[None] * (part.returns - 1)) if part.returns else hidden
 
     return part.module, forward
@@ -31,8 +32,9 @@ def silent(part: Part) -> Replacement:
     """A forward that adds nothing to the residual stream."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden = _hidden(args, kwargs)
-        nothing = hidden.new_zeros(()).expand_as(hidden)
+        hidden = first_hidden(args, kwargs)
+        # Real zeros, not one zero expanded: some layers add to this in place. The input may have another width.
+        nothing = hidden.new_zeros((*hidden.shape[:-1], part.width))
         return (nothing, *[None] * (part.returns - 1)) if part.returns else nothing
 
     return part.module, forward
@@ -49,8 +51,17 @@ def forwards_replaced(replacements: Iterable[Replacement]) -> Iterator[None]:
             module.__dict__["forward"] = forward
         yield
     finally:
-        for module, original in originals:
-            if original is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = original
+        try:
+            _restore(originals)
+        except KeyboardInterrupt:
+            # A second Ctrl-C must not leave half of them switched off.
+            _restore(originals)
+            raise
+
+
+def _restore(originals: list[tuple[nn.Module, Callable[..., Any] | None]]) -> None:
+    for module, original in originals:
+        if original is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.__dict__["forward"] = original
