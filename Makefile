@@ -3,16 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast lint types check clean
+.PHONY: demo test test-slow lint types check clean
 
 demo: $(READY)
 	$(BIN)/conflayers demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
-
-test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

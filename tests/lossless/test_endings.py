@@ -56,7 +56,6 @@ def test_the_limit_cuts_within_a_round(model: PreTrainedModel, tokens: int) -> N
     assert result.stats.new_tokens == tokens
 
 
-@pytest.mark.xfail(strict=True, reason="the end token of the configuration is taken where generation has none")
 def test_an_end_token_cleared_from_the_generation_settings_ends_nothing(model: PreTrainedModel) -> None:
     model.config.get_text_config(decoder=True).eos_token_id = greedy(model, 8)[4]
     model.generation_config.eos_token_id = None

@@ -24,9 +24,6 @@ def logits_processors(model: PreTrainedModel, prompt_tokens: int) -> LogitsProce
 
 
 def end_tokens(model: PreTrainedModel) -> frozenset[int]:
-    """The ids after which a text is over; empty if the model names none."""
-    for config in (model.generation_config, model.config.get_text_config(decoder=True)):
-        ids = getattr(config, "eos_token_id", None)
-        if ids is not None:
-            return frozenset(ids if isinstance(ids, list) else [ids])
-    return frozenset()
+    """The ids after which a text is over, as `generate` takes them from the generation settings; maybe none."""
+    ids = model.generation_config.eos_token_id
+    return frozenset() if ids is None else frozenset(ids if isinstance(ids, list) else [ids])
