@@ -116,9 +116,9 @@ class Yield:
     def optimistic_speedup(self, plan: Plan, costs: Costs) -> float:
         """The same, were the acceptance as high as the few rounds so far allow for, and every round the fastest.
 
-        The accepted tokens are a count, so about 1.5 standard deviations above it are 1.5 * sqrt(count + 1).
+        The accepted tokens are a count, so about one standard deviation above it is sqrt(count + 1).
         """
-        return self._speedup(self.accepted + 1.5 * (self.accepted + 1) ** 0.5, plan, costs, min)
+        return self._speedup(self.accepted + (self.accepted + 1) ** 0.5, plan, costs, min)
 
     def _speedup(self, accepted: float, plan: Plan, costs: Costs, typical: Typical) -> float:
         if not self.rounds:

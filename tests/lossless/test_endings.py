@@ -1,5 +1,6 @@
 """Texts end exactly where `generate` ends them, and the model's own logits processors act on drafts too."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from lossless.families import SUPPORTED
 from lossless.reference import PROMPT, greedy
 from transformers import PreTrainedModel
 
-from conflayers import Llm
+from conflayers import InputError, Llm
 from conflayers.plan import FULL, Plan
 
 # Full attention, and layers with a sliding window among those with full attention.
@@ -88,3 +89,15 @@ def test_generation_settings_of_the_model(settings: dict[str, Any]) -> None:
     assert agreed.token_ids == reference
     # The draft goes through the same processors.
     assert agreed.stats.draft_acceptance_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_beams", 4), ("max_time", 1.0), ("stop_strings", ["x"]), ("guidance_scale", 1.5), ("forced_eos_token_id", 3)],
+)
+def test_generation_settings_that_cannot_be_honoured_are_named(name: str, value: Any) -> None:
+    model = FAMILIES["llama"].build()
+    llm = Llm(model)
+    setattr(model.generation_config, name, value)
+    with pytest.raises(InputError, match=f"{name}={re.escape(repr(value))}"):
+        llm.generate(PROMPT, max_new_tokens=4)

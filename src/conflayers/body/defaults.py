@@ -5,16 +5,35 @@ from transformers import LogitsProcessorList, PreTrainedModel
 from conflayers.errors import InputError
 
 
+# What changes the text of `generate(do_sample=False)` and cannot be honoured here, with the value that asks for nothing.
+NOT_HONOURED = {
+    "stop_strings": None,
+    "guidance_scale": 1,
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "max_time": None,
+    "encoder_repetition_penalty": 1,
+    "encoder_no_repeat_ngram_size": 0,
+    "forced_eos_token_id": None,
+    "penalty_alpha": None,
+    "dola_layers": None,
+    "token_healing": False,
+}
+
+
 def logits_processors(model: PreTrainedModel, prompt_tokens: int) -> LogitsProcessorList:
     """The processors that transformers' `generate(do_sample=False)` would apply for this model.
 
     Raises:
         InputError: the model's generation settings ask for something that cannot be honoured.
     """
-    config = model.generation_config
-    for name in ("stop_strings", "guidance_scale"):
-        if getattr(config, name, None) not in (None, 1):
-            raise InputError(f"the model's generation settings ask for {name}, which is not supported; clear it first")
+    for name, nothing in NOT_HONOURED.items():
+        value = getattr(model.generation_config, name, None)
+        if value is not None and value != nothing:
+            raise InputError(
+                f"the model's generation settings ask for {name}={value!r}, which is not supported: "
+                f"set model.generation_config.{name} = {nothing!r} to go without"
+            )
     # `generate` builds the list here and offers no public way to ask for it.
     settings, _ = model._prepare_generation_config(None, do_sample=False, num_beams=1)
     model._prepare_special_tokens(settings, kwargs_has_attention_mask=True, device=model.device)

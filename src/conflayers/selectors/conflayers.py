@@ -32,6 +32,8 @@ Unit = Literal["layer", "sublayer"]
 FLOOR = 1e-7
 # Leading curvatures count as equal within this share of their range; exact equality has no meaning in float64.
 RUN_TOLERANCE = 0.05
+# Newly seen tokens that make another candidate worth proposing. Few, because recording slows the pass it happens in.
+NEW_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ class ConfLayers:
     trials: Trials = field(init=False)
     _ratio: float = field(init=False)
     _given: Plan | None = None
-    _rows: list[torch.Tensor] = field(default_factory=list)
+    _rows: torch.Tensor = field(default_factory=lambda: torch.empty(2, 0, 0))
+    _new: int = 0
 
     def __post_init__(self) -> None:
         yes_or_no("fallback", self.fallback)
@@ -173,7 +176,7 @@ class ConfLayers:
 
     def start(self, state: State, prefill: Trace | None) -> None:
         """A prompt's own confidences replace those of an earlier text."""
-        self._rows = []
+        self._rows, self._new = torch.empty(2, self.layers, 0), 0
         if prefill is not None:
             self._collect(prefill, prefill.tokens)
 
@@ -182,11 +185,12 @@ class ConfLayers:
         return self.trials.current
 
     def wants(self) -> int:
-        """As many rows as are still missing before the next candidate, if one is due."""
+        """All of the window from a prompt; later, if a candidate is due, the rows that are still missing for it."""
         if self.status is Status.SETTLED or self.trials.trial is not None:
             return 0
-        due = not self.trials.costs.known or self.trials.ready
-        return max(self.settings.context_window - self._collected, 0) if due else 0
+        if not self.trials.costs.known:
+            return self.settings.context_window
+        return max(self._wanted - self._new, 0) if self.trials.ready else 0
 
     def learn(self, state: State, done: Round) -> None:
         """Judge by the round, and put the next candidate on trial when it is time."""
@@ -198,22 +202,22 @@ class ConfLayers:
         if self._given is not None:
             if self.trials.incumbent is None:
                 self.trials.begin(self._given)
-        elif self._collected >= self.settings.context_window:
+        elif self._new >= self._wanted:
             self._propose()
 
     @property
-    def _collected(self) -> int:
-        return sum(rows.shape[-1] for rows in self._rows)
+    def _wanted(self) -> int:
+        return min(NEW_ROWS, self.settings.context_window)
 
     def _collect(self, trace: Trace, accepted: int) -> None:
         """Keep the confidences of the accepted positions: a rejected token's say nothing about the text."""
         recorded = Trace([a[:accepted] for a in trace.attention], [m[:accepted] for m in trace.mlp])
-        self._rows.append(sublayer_confidences(recorded))
+        self._rows = torch.cat([self._rows, sublayer_confidences(recorded)], -1)[..., -self.settings.context_window :]
+        self._new += accepted
 
     def _propose(self) -> None:
-        confidences = torch.cat(self._rows, -1).mean(-1)
-        self._rows = []
-        candidate = self._candidate(confidences)
+        candidate = self._candidate(self._rows.mean(-1))
+        self._new = 0
         self.iterations += 1
         if candidate.skipped and candidate != self.trials.incumbent:
             self.trials.begin(candidate)

@@ -13,8 +13,8 @@ from conflayers.round import Round
 # A trial must beat what it replaces by this much: less is within the noise of the clock.
 MARGIN = 1.02
 # Time that trials may have lost: a share of all the time so far, and at the start a few plain steps.
-LOST_SHARE = 0.02
-LOST_STEPS = 2.0
+LOST_SHARE = 0.01
+LOST_STEPS = 1.0
 # Rounds before a trial can be called hopeless: one disturbed measurement must not end it.
 LEAST_ROUNDS = 3
 # Plain steps between a lost trial and the next: this many at first, doubled each time.
