@@ -4,8 +4,7 @@ from transformers import LogitsProcessorList, PreTrainedModel
 
 from conflayers.errors import InputError
 
-
-# What would change the text of `generate(do_sample=False)` and cannot be honoured, with the value that asks for nothing.
+# What would change the text of `generate(do_sample=False)` and is not honoured, with the value that asks for nothing.
 NOT_HONOURED = {
     "stop_strings": None,
     "guidance_scale": 1,
