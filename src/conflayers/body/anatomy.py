@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from conflayers.body.cache import PositionedCache, PositionedLayer
 from conflayers.errors import UnsupportedModelError
@@ -126,7 +126,7 @@ def _windows(name: str, model: PreTrainedModel, config: Any) -> tuple[int | None
             windows.append(None)
         elif type(layer) is DynamicSlidingWindowLayer:
             windows.append(layer.sliding_window)
-        elif type(layer) is DummyLayer:
+        elif type(layer).__name__ == "DummyLayer":  # by name: older versions of transformers have no such class
             raise UnsupportedModelError(
                 f"{name}: layer {index} keeps no keys and values of its own, so the layers cannot be skipped one by one"
             )
