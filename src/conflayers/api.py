@@ -1,7 +1,7 @@
 """What users call: `load` a model, then `generate` or `stream`."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -17,6 +17,7 @@ from conflayers.decoding import decode
 from conflayers.errors import InputError
 from conflayers.methods import build_method
 from conflayers.plan import Plan, load_plan, save_plan
+from conflayers.prompts import Prompt, encode
 from conflayers.round import Method
 from conflayers.sampling import Greedy
 from conflayers.stats import Stats
@@ -25,7 +26,6 @@ from conflayers.text import Detokenizer
 DEFAULT_NEW_TOKENS = 256
 
 PlanSource = Plan | str | PathLike[str] | None
-Prompt = str | Sequence[int] | Sequence[dict[str, Any]] | torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +168,7 @@ class Llm:
         Raises:
             InputError: the prompt is empty, a batch, or needs a tokenizer or template the model does not have.
         """
-        if isinstance(prompt, torch.Tensor):
-            return self._checked(_single_row(prompt))
-        if isinstance(prompt, str):
-            return self._checked(self._encode_text(prompt, chat))
-        items: list[Any] = list(prompt)
-        if items and all(isinstance(item, dict) for item in items):
-            return self._checked(self._encode_chat(items))
-        if items and all(isinstance(item, str | list | tuple) for item in items):
-            raise InputError(f"a batch of {len(items)} prompts: only one sequence at a time is supported")
-        if not all(type(item) is int for item in items):
-            raise InputError("a prompt is a text, a list of chat messages, or a list of token ids")
-        return self._checked(items)
+        return encode(prompt, self.tokenizer, self.name, self.body.vocab_size, chat)
 
     def save_plan(self, path: str | PathLike[str], plan: Plan, **provenance: Any) -> None:
         """Write `plan` for this model to a file that `plan=` and `--plan` take.
@@ -188,41 +177,6 @@ class Llm:
             PlanError: the place cannot be written.
         """
         save_plan(path, plan, self.body.identity, {"model": self.name, **provenance})
-
-    def _encode_text(self, text: str, chat: bool | None) -> list[int]:
-        if not text:
-            raise InputError("the prompt is empty")
-        self._need_tokenizer()
-        templated = bool(getattr(self.tokenizer, "chat_template", None))
-        if chat and not templated:
-            raise InputError(f"{self.name} has no chat template; leave out chat=True, or give token ids")
-        if templated and chat is not False:
-            return self._encode_chat([{"role": "user", "content": text}])
-        ids: list[int] = self.tokenizer(text)["input_ids"]
-        return ids
-
-    def _encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
-        self._need_tokenizer()
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise InputError(f"{self.name} has no chat template; give the prompt as a text")
-        try:
-            encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        except Exception as error:
-            raise InputError(f"the chat template of {self.name} rejects the messages: {error}") from error
-        ids: list[int] = encoded["input_ids"]
-        return ids
-
-    def _need_tokenizer(self) -> None:
-        if self.tokenizer is None:
-            raise InputError(f"{self.name} came without a tokenizer: give the prompt as token ids")
-
-    def _checked(self, ids: list[int]) -> list[int]:
-        if not ids:
-            raise InputError("the prompt is empty")
-        outside = next((token for token in ids if not 0 <= token < self.body.vocab_size), None)
-        if outside is not None:
-            raise InputError(f"token id {outside} is outside the model's vocabulary of {self.body.vocab_size}")
-        return ids
 
     def _new_tokens(self, prompt_tokens: int, wanted: int | None) -> int:
         room = self.body.context - prompt_tokens
@@ -305,14 +259,3 @@ def load(
         progress=progress,
     )
     return Llm(checkpoint.model, checkpoint.tokenizer, checkpoint.name)
-
-
-def _single_row(ids: torch.Tensor) -> list[int]:
-    if ids.is_floating_point() or ids.dtype == torch.bool:
-        raise InputError(f"token ids must be whole numbers, not {ids.dtype}")
-    if ids.dim() == 2 and ids.shape[0] != 1:
-        raise InputError(f"a batch of {ids.shape[0]} prompts: only one sequence at a time is supported")
-    if ids.dim() not in (1, 2):
-        raise InputError(f"token ids must have one or two dimensions, not {ids.dim()}")
-    row: list[int] = ids.reshape(-1).tolist()
-    return row

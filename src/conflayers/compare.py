@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from conflayers.api import DEFAULT_NEW_TOKENS, Llm, Prompt, Result
+from conflayers.api import DEFAULT_NEW_TOKENS, Llm, Result
 from conflayers.errors import InputError
 from conflayers.plan import Plan
+from conflayers.prompts import Prompt
 from conflayers.stats import Stats
 
 PLAIN, TRANSFORMERS = "vanilla", "hf"
