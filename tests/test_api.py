@@ -48,6 +48,9 @@ def test_ids_may_come_as_list_tuple_or_tensor(llm, plain):
         ([1, -1], "token id -1"),
         ([1, 2.5], "a prompt is a text"),
         ([True, False], "a prompt is a text"),
+        (None, "not NoneType"),
+        (5, "not int"),
+        (b"abc", "not bytes"),
         ([0] * 1025, "1025 tokens, the model's context is 1024"),
     ],
 )
@@ -93,6 +96,34 @@ def test_a_task_and_options_contradict_each_other(llm):
         llm.generate(PROMPT, task=task, method="vanilla")
     with pytest.raises(InputError, match="either a task or these"):
         llm.generate(PROMPT, task=task, skip_ratio=0.4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"), [({"plan": 5}, "plan must be"), ({"task": "conflayers"}, "task must")]
+)
+def test_a_plan_or_task_of_the_wrong_kind_is_refused(llm, arguments, complaint):
+    with pytest.raises(InputError, match=complaint):
+        llm.generate(PROMPT, **arguments)
+
+
+def test_what_cannot_be_said_about_token_ids_or_messages_is_refused(llm):
+    with pytest.raises(InputError, match="leave out chat=True"):
+        llm.generate(PROMPT, chat=True)
+    with pytest.raises(InputError, match="leave out chat=False"):
+        llm.generate([{"role": "user", "content": "hi"}], chat=False)
+
+
+def test_a_task_of_another_model_is_refused_before_any_pass(llm):
+    other = Llm(planted_model([2], layers=6))
+    with pytest.raises(InputError, match="made for another model"):
+        other.generate(PROMPT, task=llm.task("conflayers"))
+
+
+def test_a_model_put_into_training_mode_later_is_refused_too():
+    llm = Llm(planted_model([]))
+    llm.model.train()
+    with pytest.raises(InputError, match=r"call model.eval\(\) first"):
+        llm.generate(PROMPT)
 
 
 def test_a_plan_outside_the_model_is_refused(llm):

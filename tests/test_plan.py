@@ -124,6 +124,20 @@ def test_places_that_cannot_be_read_or_written_are_named(tmp_path):
         load_plan(tmp_path / "pipe", MODEL)
 
 
+def test_a_plan_is_written_through_a_link_and_never_over_a_device_or_a_pipe(tmp_path):
+    target, link, pipe = tmp_path / "target.json", tmp_path / "link.json", tmp_path / "pipe"
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+
+    save_plan(link, Plan.layers([1]), MODEL, {})
+
+    assert link.is_symlink()
+    assert load_plan(target, MODEL) == Plan.layers([1])
+    with pytest.raises(PlanError, match="not a regular file"):
+        save_plan(pipe, FULL, MODEL, {})
+    assert pipe.is_fifo()
+
+
 def test_a_failed_save_leaves_the_earlier_plan_and_no_litter(tmp_path):
     path = tmp_path / "plan.json"
     save_plan(path, Plan.layers([1]), MODEL, {})

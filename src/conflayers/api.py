@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -120,7 +120,9 @@ class Llm:
         """
         if isinstance(plan, str | PathLike):
             plan = load_plan(plan, self.body.identity)
-        return build_method(method, self.body.layers, plan, **options)
+        if plan is not None and not isinstance(plan, Plan):
+            raise InputError(f"plan must be a Plan or the path of a saved one, not {plan!r}")
+        return replace(build_method(method, self.body.layers, plan, **options), model=self.body.identity)
 
     def generate(self, prompt: Prompt, **arguments: Any) -> Result:
         """Answer `prompt`; the tokens are those of greedy decoding with the whole model.
@@ -156,6 +158,12 @@ class Llm:
         """
         if task is not None and (method is not None or plan is not None or options):
             raise InputError("a task already has its method, plan and options: give either a task or these")
+        if task is not None and not isinstance(task, Method):
+            raise InputError(f"task must come from Llm.task, not {task!r}")
+        if task is not None and task.model not in (None, self.body.identity):
+            raise InputError("the task was made for another model: ask this one for a task of its own")
+        if self.model.training:
+            raise InputError("the model is in training mode, where dropout changes its output: call model.eval() first")
         ids = self.encode(prompt, chat=chat)
         count = self._new_tokens(len(ids), max_new_tokens)
         chosen = task or self.task(method or "conflayers", plan, **options)

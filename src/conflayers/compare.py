@@ -141,6 +141,7 @@ def transformers_greedy(llm: Llm, ids: Sequence[int], count: int) -> list[int]:
         attention_mask=torch.ones_like(inputs),
         do_sample=False,
         num_beams=1,
+        return_dict_in_generate=False,
         max_new_tokens=count,
         # One sequence is never padded; a token that is named keeps transformers from warning that none is.
         pad_token_id=0 if padding is None else padding,

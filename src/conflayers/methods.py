@@ -39,7 +39,7 @@ DRAFTER_OPTIONS = {
 }
 
 CONFLAYERS_OPTIONS = {
-    "variant": "'default', or 'paper' for the search exactly as published",
+    "variant": "'default', or 'paper' for the search as published, on chains of drafts",
     "unit": "'layer' as published, or 'sublayer' to skip attention and MLP separately",
     "skip_ratio": "least share of the layers to skip at first, 0 to 1 (0.4)",
     "interval": "rounds of a trial (16; paper 30)",
@@ -104,7 +104,7 @@ def build_method(name: str, layers: int, plan: Plan | None = None, **options: An
         PlanError: the plan does not fit.
     """
     if name not in METHODS:
-        near = get_close_matches(name, METHODS, 1)
+        near = get_close_matches(str(name), METHODS, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(f"no method {name!r}{hint}; there are: {', '.join(sorted(METHODS))}")
     entry = METHODS[name]

@@ -98,11 +98,15 @@ def save_plan(path: str | os.PathLike[str], plan: Plan, model: ModelIdentity, pr
         "provenance": provenance,
     }
     text = json.dumps(document, indent=1) + "\n"
-    target, temporary = Path(path), None
+    # Through links, and never in place of a device or a pipe.
+    target, temporary = Path(path).resolve(), None
+    if target.exists() and not target.is_file():
+        raise PlanError(f"cannot write the plan to {target}: it is not a regular file")
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=target.name[:100], suffix=".tmp", dir=target.parent)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
+        Path(temporary).chmod(0o644)
         Path(temporary).replace(target)
     except OSError as error:
         raise PlanError(f"cannot write the plan to {target}: {error.strerror or error}") from error

@@ -34,17 +34,28 @@ def encode(prompt: Prompt, tokenizer: Any, name: str, vocab_size: int, chat: boo
 
 def _ids(prompt: Prompt, tokenizer: Any, name: str, chat: bool | None) -> list[int]:
     if isinstance(prompt, torch.Tensor):
+        _no_template(chat)
         return _single_row(prompt)
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+        raise InputError(f"a prompt is a text, a list of chat messages, or token ids, not {type(prompt).__name__}")
     if isinstance(prompt, str):
         return _encode_text(prompt, tokenizer, name, chat)
     items: list[Any] = list(prompt)
     if items and all(isinstance(item, dict) for item in items):
+        if chat is False:
+            raise InputError("chat messages need the chat template: leave out chat=False, or give a text")
         return _encode_chat(items, tokenizer, name)
     if items and all(isinstance(item, str | list | tuple) for item in items):
         raise InputError(f"a batch of {len(items)} prompts: only one sequence at a time is supported")
     if not all(type(item) is int for item in items):
         raise InputError("a prompt is a text, a list of chat messages, or a list of token ids")
+    _no_template(chat)
     return items
+
+
+def _no_template(chat: bool | None) -> None:
+    if chat:
+        raise InputError("token ids go to the model as they are: leave out chat=True, or give a text")
 
 
 def _encode_text(text: str, tokenizer: Any, name: str, chat: bool | None) -> list[int]:

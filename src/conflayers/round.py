@@ -5,7 +5,7 @@ from typing import Protocol
 
 from conflayers.acceptance import Verdict, cut_at_end
 from conflayers.body.contract import Body, Trace
-from conflayers.plan import Plan
+from conflayers.plan import ModelIdentity, Plan
 from conflayers.sampling import Greedy
 
 
@@ -90,8 +90,13 @@ class Selector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A way to decode: how tokens are proposed and how the skipped sublayers are chosen."""
+    """A way to decode: how tokens are proposed and how the skipped sublayers are chosen.
+
+    Attributes:
+        model: what it was made for; None for any.
+    """
 
     name: str
     drafter: Drafter
     selector: Selector
+    model: ModelIdentity | None = None

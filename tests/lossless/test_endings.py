@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+import torch
 from lossless.families import SUPPORTED
 from lossless.reference import PROMPT, greedy
 from transformers import PreTrainedModel
@@ -101,3 +102,19 @@ def test_generation_settings_that_cannot_be_honoured_are_named(name: str, value:
     setattr(model.generation_config, name, value)
     with pytest.raises(InputError, match=f"{name}={re.escape(repr(value))}"):
         llm.generate(PROMPT, max_new_tokens=4)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, tuple, list])
+def test_end_tokens_may_come_in_any_shape(kind: Any) -> None:
+    model = FAMILIES["llama"].build()
+    end = greedy(model, 8)[4]
+    model.generation_config.eos_token_id = kind([end])
+    result = Llm(model).generate(PROMPT, max_new_tokens=24, **AGREES)
+    assert result.token_ids == result.token_ids[:5]
+    assert result.token_ids[-1] == end
+
+
+def test_no_end_token_at_all_may_be_an_empty_list() -> None:
+    model = FAMILIES["llama"].build()
+    model.generation_config.eos_token_id = []
+    assert len(Llm(model).generate(PROMPT, max_new_tokens=24, **AGREES).token_ids) == 24

@@ -149,6 +149,19 @@ def test_without_fallback_the_first_candidate_is_adopted_whatever_it_brings():
     assert machine.trials.incumbent == BAD
 
 
+def test_without_fallback_a_given_start_is_measured_before_it_can_be_replaced():
+    machine = Machine(trials(4, False), {GOOD: 2, BAD: 0})
+    machine.trials.incumbent = GOOD
+    for _ in range(40):
+        if machine.trials.ready:
+            machine.trials.begin(BAD)
+        machine.round()
+
+    assert machine.trials.finished > 0
+    assert machine.trials.incumbent == GOOD
+    assert "plain decoding" not in machine.trials.decisions[0]
+
+
 def test_a_clock_that_stands_still_harms_nothing():
     machine = Machine(trials(4, True), {GOOD: 2})
     machine.plain = machine.draft = machine.verify = 0.0

@@ -112,6 +112,11 @@ def verdict(rows: list[Row], result: "Result") -> list[str]:
         lines.append(
             f"{name} {verb} a plan that {result.plan}: {speed} times the speed of plain decoding, search included."
         )
+    elif not result.decisions and result.stats.num_draft_tokens:
+        lines.append(
+            f"{name} was still trying a skip set when the text ended ({_drafts(result)}). It ran at {speed} times the "
+            "speed of plain decoding."
+        )
     elif not result.decisions:
         lines.append(
             f"{name} stayed with plain decoding: the text ended before a skip set was judged. It ran at {speed} times "

@@ -135,8 +135,9 @@ class Status(Enum):
 class ConfLayers:
     """The default search, one object per task; see the module's docstring.
 
-    Decoding starts plainly. Candidates come from the rule at a least skip ratio that shrinks when a candidate loses and
-    grows when one wins; lambda follows the ratio on the scores at hand, without further passes.
+    Decoding starts plainly, or without fallback at every second layer as published. Candidates come from the rule at a
+    least skip ratio that shrinks when a candidate loses and grows when one wins; lambda follows the ratio on the scores
+    at hand, without further passes.
     """
 
     layers: int
@@ -150,6 +151,7 @@ class ConfLayers:
     _given: Plan | None = None
     _rows: torch.Tensor = field(default_factory=lambda: torch.empty(2, 0, 0))
     _new: int = 0
+    _started: bool = False
 
     def __post_init__(self) -> None:
         yes_or_no("fallback", self.fallback)
@@ -176,7 +178,7 @@ class ConfLayers:
 
     def start(self, state: State, prefill: Trace | None) -> None:
         """A prompt's own confidences replace those of an earlier text."""
-        self._rows, self._new = torch.empty(2, self.layers, 0), 0
+        self._rows, self._new, self._started = torch.empty(2, self.layers, 0), 0, True
         if prefill is not None:
             self._collect(prefill, prefill.tokens)
 
@@ -188,7 +190,7 @@ class ConfLayers:
         """All of the window from a prompt; later, if a candidate is due, the rows that are still missing for it."""
         if self.status is Status.SETTLED or self.trials.trial is not None:
             return 0
-        if not self.trials.costs.known:
+        if not self._started:
             return self.settings.context_window
         return max(self._wanted - self._new, 0) if self.trials.ready else 0
 

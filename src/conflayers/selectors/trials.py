@@ -71,7 +71,8 @@ class Trials:
         if self.trial is not None or self._certain or self._since < self._wait:
             return False
         if not self.fallback:
-            return True
+            # A start that was given is measured before anything is compared with it.
+            return self.incumbent is None or self._standing.rounds > 0
         allowed = LOST_STEPS * self.costs.plain_step + LOST_SHARE * self._elapsed
         return self._plain_rounds >= WARM_UP and self._lost < allowed
 
@@ -109,7 +110,7 @@ class Trials:
         better = not hopeless and speedup > to_beat * MARGIN
         if better and self._measure_plain_steps_first():
             return
-        self._say(trial, f"{'adopted' if better else 'rejected'}, {speedup:.2f}x plain decoding expected")
+        self._say(trial, "adopted" if better else "rejected", speedup)
         self.finished, self.last_won = self.finished + 1, better
         if better:
             self.incumbent, self._standing = trial, self._running
@@ -129,7 +130,7 @@ class Trials:
         if (loses or self._reviews % REVIEWS == 0) and self._measure_plain_steps_first():
             return
         if loses:
-            self._say(self.incumbent, f"given up, {speedup:.2f}x plain decoding expected")
+            self._say(self.incumbent, "given up", speedup)
             self.incumbent, self._since = None, 0
         self._standing, self._running, self._certain = self._running, Yield(), False
 
@@ -141,7 +142,9 @@ class Trials:
         self._plain_rounds, self._certain = 0, True
         return True
 
-    def _say(self, plan: Plan, outcome: str) -> None:
+    def _say(self, plan: Plan, outcome: str, speedup: float) -> None:
         seen = self._running
+        # Without plain steps there is nothing the factor could be of.
+        expected = f", {speedup:.2f}x plain decoding expected" if self.costs.known else ""
         accepted = f"{seen.accepted} of {seen.drafted} drafted tokens accepted in {seen.rounds} rounds"
-        self.decisions.append(f"{plan}: {outcome} ({accepted})")
+        self.decisions.append(f"{plan}: {outcome}{expected} ({accepted})")
