@@ -45,6 +45,7 @@ class FakeBody:
     draft_steps: int = 0
     recorded: int = 0
     fail_at: int | None = None
+    trees: bool = False
 
     @property
     def length(self) -> int:
@@ -76,7 +77,18 @@ class FakeBody:
         finally:
             self.plan = FULL
 
-    def forward(self, tokens: Sequence[int], *, rows: int | None = None, record: int = 0) -> Pass:
+    def keep(self, start: int, rows: Sequence[int]) -> None:
+        self.cached[start:] = [self.cached[start + row] for row in rows]
+
+    def forward(
+        self,
+        tokens: Sequence[int],
+        *,
+        parents: Sequence[int] | None = None,
+        rows: int | None = None,
+        record: int = 0,
+    ) -> Pass:
+        assert parents is None
         start = len(self.cached)
         self.cached.extend(tokens)
         assert len(self.cached) <= self.capacity

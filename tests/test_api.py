@@ -5,6 +5,7 @@ import torch
 from planted import planted_model
 
 from conflayers import InputError, Llm, Plan, PlanError
+from conflayers.drafters.length import ConfidenceStop
 from conflayers.drafters.subnetwork import Subnetwork
 from conflayers.round import Method
 from conflayers.selectors.fixed import Fixed
@@ -67,7 +68,27 @@ def test_a_prompt_that_cannot_be_used_is_refused_by_name(llm, prompt, complaint)
         ({"max_new_tokens": True}, "max_new_tokens"),
         ({"max_new_tokens": 10**9}, "at most 1019 fit"),
         ({"method": "conflayer"}, r"no method 'conflayer' \(did you mean 'conflayers'\?\)"),
-        ({"temperature": 0.7}, "method 'conflayers' has no option 'temperature'"),
+        ({"num_beams": 2}, "method 'conflayers' has no option 'num_beams'"),
+        ({"temperature": -1}, "temperature must be a number of 0 or more"),
+        ({"top_p": 2}, "top_p must be a number between 0 and 1"),
+        ({"top_k": 2.5}, "top_k must be a whole number"),
+        ({"do_sample": "yes"}, "do_sample must be true or false"),
+        ({"do_sample": False, "top_p": 0.5}, "do_sample=False contradicts top_p"),
+        ({"do_sample": True, "temperature": 0}, "contradicts temperature=0"),
+        ({"seed": 1}, "seed needs sampling"),
+        ({"do_sample": True, "seed": 1.5}, "seed must be a whole number"),
+        ({"do_sample": True, "acceptance": "typical"}, "acceptance must be 'residual' or 'coupled'"),
+        ({"repetition_penalty": 0}, "must be above 0"),
+        ({"bad_words_ids": [[1, 5000]]}, "bad_words_ids has 5000"),
+        ({"bad_words_ids": [7]}, "bad_words_ids takes a list of lists"),
+        ({"eos_token_id": -1}, "eos_token_id has -1"),
+        ({"stop_strings": ""}, "stop_strings needs a tokenizer"),
+        ({"draft_length": "long"}, "draft_length must be 'gain', 'confidence', 'adaptive' or a whole number"),
+        ({"draft_length": 0}, "draft_length must be a whole number of 1 or more"),
+        ({"draft_length": 4, "max_draft_tokens": 8}, "leave out max_draft_tokens"),
+        ({"draft_length": "gain", "confidence_stop": 0.5}, "confidence_stop belongs to"),
+        ({"tree": "wide"}, "tree must be 'gain', 'paper', 'none'"),
+        ({"plan": PLAN, "skip_ratio": 0.5}, "with a plan nothing is searched for: leave out 'skip_ratio'"),
         ({"skip_ration": 0.5}, r"did you mean 'skip_ratio'\?"),
         ({"method": "vanilla", "skip_ratio": 0.5}, "its options: none"),
         ({"method": "vanilla", "plan": PLAN}, "takes no plan"),
@@ -226,7 +247,7 @@ class Raising(Fixed):
 
 
 def test_an_error_in_a_method_of_the_users_own_leaves_the_model_as_it_was(llm, plain):
-    task = Method("mine", Subnetwork(3, 0.0), Raising(PLAN))
+    task = Method("mine", Subnetwork(ConfidenceStop(3, 0.0)), Raising(PLAN))
 
     with pytest.raises(LookupError, match="mistake"):
         llm.generate(PROMPT, task=task, max_new_tokens=20)

@@ -6,17 +6,29 @@ from conflayers.plan import Plan
 PLAN = Plan.layers([1])
 
 
+def observe(costs: Costs, plan: Plan | None, drafted: int, draft_seconds: float, verify_seconds: float) -> None:
+    """A round that keeps all of a chain."""
+    costs.observe(
+        plan,
+        drafted=drafted,
+        rows=drafted + 1,
+        kept=drafted + 1,
+        draft_seconds=draft_seconds,
+        verify_seconds=verify_seconds,
+    )
+
+
 def measured() -> Costs:
     costs = Costs(layers=2)
     for _ in range(3):
-        costs.observe(None, 0, 0.0, 10.0)
-        costs.observe(PLAN, 4, 20.0, 14.0)
+        observe(costs, None, 0, 0.0, 10.0)
+        observe(costs, PLAN, 4, 20.0, 14.0)
     return costs
 
 
 def test_costs_are_medians_of_what_was_measured():
     costs = measured()
-    costs.observe(PLAN, 4, 2000.0, 1400.0)
+    observe(costs, PLAN, 4, 2000.0, 1400.0)
 
     assert costs.plain_step == 10.0
     assert costs.draft_step(PLAN) == 5.0
@@ -37,17 +49,25 @@ def test_an_unknown_draft_step_costs_a_plain_step():
 
 def test_times_that_no_clock_can_have_measured_are_left_out():
     costs = measured()
-    costs.observe(None, 0, 0.0, 0.0)
-    costs.observe(None, 0, 0.0, -5.0)
-    costs.observe(PLAN, 4, -1.0, -1.0)
+    observe(costs, None, 0, 0.0, 0.0)
+    observe(costs, None, 0, 0.0, -5.0)
+    observe(costs, PLAN, 4, -1.0, -1.0)
 
     assert (costs.plain_step, costs.draft_step(PLAN), costs.verification(5)) == (10.0, 5.0, 14.0)
 
 
+def test_a_token_costs_what_the_last_rounds_took_and_a_row_what_larger_passes_take_longer():
+    costs = measured()
+
+    assert costs.token_seconds == pytest.approx((10 + 34) / 6)
+    assert costs.row_seconds == pytest.approx((14 - 10) / 4)
+    assert (Costs().token_seconds, Costs().row_seconds) == (0.0, 0.0)
+
+
 def test_speedup_is_tokens_over_the_time_of_a_round():
     costs, brought = measured(), Yield()
-    brought.add(4, 4)
-    brought.add(4, 2)
+    brought.add(4, 4, 5)
+    brought.add(4, 2, 5)
 
     # Two rounds of 4 draft steps at 5 and a verification at 14 bring 8 tokens, which take plain decoding 80.
     assert brought.speedup(PLAN, costs) == pytest.approx(80 / (2 * (4 * 5 + 14)))
@@ -57,5 +77,5 @@ def test_speedup_is_tokens_over_the_time_of_a_round():
 def test_without_any_measurement_nothing_is_claimed():
     assert Yield().speedup(PLAN, measured()) == 1.0
     one = Yield()
-    one.add(4, 4)
+    one.add(4, 4, 5)
     assert one.speedup(PLAN, Costs(layers=2)) == 1.0

@@ -3,8 +3,10 @@ from doubles import FakeBody, expected, run, said
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conflayers.drafters.length import ConfidenceStop
 from conflayers.drafters.subnetwork import Subnetwork
 from conflayers.errors import InputError
+from conflayers.methods import build_method
 from conflayers.plan import FULL, Plan
 from conflayers.round import Method
 from conflayers.selectors.fixed import Fixed
@@ -13,7 +15,7 @@ PLAN = Plan.layers([1, 3])
 
 
 def chain(length: int, stop: float = 0.0) -> Method:
-    return Method("fixed", Subnetwork(length, stop), Fixed(PLAN))
+    return Method("fixed", Subnetwork(ConfidenceStop(length, stop)), Fixed(PLAN))
 
 
 def test_plain_decoding_takes_one_pass_a_token():
@@ -64,7 +66,7 @@ def test_an_unsure_draft_ends_after_the_doubtful_token():
 def test_a_full_plan_is_drafted_with_the_whole_model():
     body = FakeBody()
 
-    tokens, stats = run(body, Method("fixed", Subnetwork(3, 0.0), Fixed(FULL)), 9)
+    tokens, stats = run(body, Method("fixed", Subnetwork(ConfidenceStop(3, 0.0)), Fixed(FULL)), 9)
 
     assert tokens == expected(9)
     assert stats.skip_ratio == 0.0
@@ -114,4 +116,4 @@ def test_a_confidence_that_is_not_a_number_ends_the_chain():
 @pytest.mark.parametrize("wrong", [{"max_draft_tokens": 0}, {"confidence_stop": 1.5}, {"confidence_stop": -0.1}])
 def test_a_drafter_names_the_option_that_is_out_of_range(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        Subnetwork(**wrong)
+        build_method("fixed", 4, PLAN, **wrong)

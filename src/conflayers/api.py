@@ -1,8 +1,9 @@
 """What users call: `load` a model, then `generate` or `stream`."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -13,15 +14,15 @@ from conflayers.body.defaults import end_tokens, logits_processors
 from conflayers.body.load import load_checkpoint
 from conflayers.body.portable import PortableBody
 from conflayers.body.selftest import self_test
+from conflayers.choice import split_choice
 from conflayers.decoding import decode
 from conflayers.errors import InputError
 from conflayers.methods import build_method
 from conflayers.plan import Plan, load_plan, save_plan
 from conflayers.prompts import Prompt, encode
 from conflayers.round import Method
-from conflayers.sampling import Greedy
 from conflayers.stats import Stats
-from conflayers.text import Detokenizer
+from conflayers.text import Detokenizer, StopStrings
 
 DEFAULT_NEW_TOKENS = 256
 
@@ -125,13 +126,17 @@ class Llm:
         return replace(build_method(method, self.body.layers, plan, **options), model=self.body.identity)
 
     def generate(self, prompt: Prompt, **arguments: Any) -> Result:
-        """Answer `prompt`; the tokens are those of greedy decoding with the whole model.
+        """Answer `prompt`; the tokens are those of plain decoding with the whole model.
+
+        Greedy unless sampling is asked for; then they are distributed as the whole model's own.
 
         Args:
             prompt: a text (put into the model's chat template where there is one), a list of chat messages, or token
                 ids.
             arguments: `method` and its options or a `task`; `plan`; `max_new_tokens` (256, or what the context still
-                has room for); `chat` (True or False to insist on the chat template or on none).
+                has room for); `chat` (True or False to insist on the chat template or on none); `stop_strings` (the
+                text ends where one of them is complete); and how tokens are chosen: every field of
+                `conflayers.choice.Choice`, such as `temperature`, `top_p` and `seed`.
 
         Raises:
             InputError: an argument that cannot be honoured; the message names it.
@@ -150,12 +155,14 @@ class Llm:
         plan: PlanSource = None,
         max_new_tokens: int | None = None,
         chat: bool | None = None,
+        stop_strings: str | Sequence[str] | None = None,
         **options: Any,
     ) -> Stream:
         """The same as `generate`, as an iterator over pieces of text that never split a character.
 
         Everything that can be wrong with the arguments is raised here, before the first piece is asked for.
         """
+        choice, options = split_choice(options)
         if task is not None and (method is not None or plan is not None or options):
             raise InputError("a task already has its method, plan and options: give either a task or these")
         if task is not None and not isinstance(task, Method):
@@ -167,8 +174,24 @@ class Llm:
         ids = self.encode(prompt, chat=chat)
         count = self._new_tokens(len(ids), max_new_tokens)
         chosen = task or self.task(method or "conflayers", plan, **options)
-        sampler = Greedy(logits_processors(self.model, len(ids)))
-        return Stream(self._pieces(ids, count, chosen, sampler))
+        settings = choice.settings()
+        processors = logits_processors(self.model, len(ids), self.body.vocab_size, settings, choice.logits_processor)
+        stops = None
+        if stop_strings is not None:
+            if self.tokenizer is None:
+                raise InputError("stop_strings needs a tokenizer, and this model came without one")
+            stops = StopStrings(self.tokenizer, stop_strings, len(ids))
+        rounds = partial(
+            decode,
+            self.body,
+            chosen,
+            ids,
+            sampler=choice.sampler(processors),
+            max_new_tokens=count,
+            end=end_tokens(self.model, settings),
+            stop=stops,
+        )
+        return Stream(self._pieces(ids, rounds if count else None, chosen, stops))
 
     def encode(self, prompt: Prompt, *, chat: bool | None = None) -> list[int]:
         """The token ids the model is given for `prompt`.
@@ -201,7 +224,8 @@ class Llm:
             )
         return wanted
 
-    def _pieces(self, ids: list[int], count: int, method: Method, sampler: Greedy) -> Any:
+    def _pieces(self, ids: list[int], rounds: Any, method: Method, stops: StopStrings | None) -> Any:
+        """Run the request, or nothing where there are no `rounds` to run."""
         if not self._busy.acquire(blocking=False):
             raise InputError("this model is already generating: finish or close that request first")
         try:
@@ -209,28 +233,21 @@ class Llm:
             stats = Stats(prompt_tokens=len(ids))
             known = len(getattr(method.selector, "decisions", ()))
             tokens: list[int] = []
-            pieces: list[str] = []
-            rounds = decode(
-                self.body,
-                method,
-                ids,
-                sampler=sampler,
-                max_new_tokens=count,
-                end=end_tokens(self.model),
-                stats=stats,
-            )
-            for new in rounds if count else ():
+            text = ""
+            for new in rounds(stats=stats) if rounds else ():
                 tokens.extend(new)
                 if detokenizer is not None and (piece := detokenizer.push(new)):
-                    pieces.append(piece)
+                    piece = stops.cut(text, piece) if stops else piece
+                    text += piece
                     yield piece
             if detokenizer is not None and (piece := detokenizer.finish()):
-                pieces.append(piece)
+                piece = stops.cut(text, piece) if stops else piece
+                text += piece
                 yield piece
             decisions = list(getattr(method.selector, "decisions", ()))[known:]
             stats.decisions = decisions
             plan = getattr(method.selector, "plan", None)
-            return Result("".join(pieces), tokens, ids, stats, plan, decisions)
+            return Result(text, tokens, ids, stats, plan, decisions)
         finally:
             self._busy.release()
 

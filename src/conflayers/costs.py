@@ -23,20 +23,33 @@ class Costs:
     """Recent seconds of draft steps by plan and of verifications by number of rows.
 
     Attributes:
-        layers: decoder layers of the model.
+        layers: decoder layers of the model; None if not known.
         steps, passes: what was measured.
+        rounds: seconds and tokens of the last rounds.
     """
 
-    layers: int
+    layers: int | None = None
     steps: dict[Plan, deque[float]] = field(default_factory=dict)
     passes: dict[int, deque[float]] = field(default_factory=dict)
+    rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
 
-    def observe(self, plan: Plan | None, drafted: int, draft_seconds: float, verify_seconds: float) -> None:
-        """Learn from one round. Times that a clock could not have measured are left out."""
+    def observe(
+        self, plan: Plan | None, *, drafted: int, rows: int, kept: int, draft_seconds: float, verify_seconds: float
+    ) -> None:
+        """Learn from one round. Times that a clock could not have measured are left out.
+
+        Args:
+            plan: what the draft skipped; None for plain decoding.
+            drafted: draft steps.
+            rows: tokens in the verification pass.
+            kept: tokens the round added.
+            draft_seconds, verify_seconds: what both took.
+        """
         if plan is not None and drafted and draft_seconds > 0:
             self.steps.setdefault(plan, _recent()).append(draft_seconds / drafted)
         if verify_seconds > 0:
-            self.passes.setdefault(drafted + 1, _recent()).append(verify_seconds)
+            self.passes.setdefault(rows, _recent()).append(verify_seconds)
+            self.rounds.append((max(draft_seconds, 0.0) + verify_seconds, kept))
 
     def forget(self, plan: Plan) -> None:
         """Drop what is known of a plan that is given up."""
@@ -55,6 +68,19 @@ class Costs:
     def plain_step(self) -> float:
         """Seconds of one step of plain decoding."""
         return self._pass(1, median)
+
+    @property
+    def token_seconds(self) -> float:
+        """What a token costs at present: seconds over tokens of the last rounds; 0 before the first."""
+        return sum(seconds for seconds, _ in self.rounds) / max(sum(kept for _, kept in self.rounds), 1)
+
+    @property
+    def row_seconds(self) -> float:
+        """What one more row adds to a verification: the slope between the smallest and the largest measured."""
+        if len(self.passes) < 2:
+            return 0.0
+        least, most = min(self.passes), max(self.passes)
+        return max(median(self.passes[most]) - median(self.passes[least]), 0.0) / (most - least)
 
     def verification(self, rows: float, typical: Typical = median) -> float:
         """Seconds of a pass of the whole model over `rows` tokens, between what was measured on either side.
@@ -82,17 +108,19 @@ class Costs:
         Never less than the share of a plain step that still runs, for the same reason.
         """
         measured = typical(self.steps[plan]) if plan in self.steps else self.plain_step
+        if self.layers is None:
+            return measured
         return max(measured, (1 - plan.skip_ratio(self.layers)) * self.plain_step)
 
-    def round_seconds(self, plan: Plan, drafted: float, typical: Typical = median) -> float:
-        """Expected seconds of a round that drafts `drafted` tokens by `plan` and verifies them.
+    def round_seconds(self, plan: Plan, drafted: float, rows: float, typical: Typical = median) -> float:
+        """Expected seconds of a round that takes `drafted` draft steps by `plan` and verifies `rows` tokens.
 
         Args:
             plan: what the draft skips.
-            drafted: tokens drafted, on average.
+            drafted, rows: on average.
             typical: the figure that stands for the recent measurements: `median`, or `min` for the best case.
         """
-        return drafted * self.draft_step(plan, typical) + self.verification(drafted + 1, typical)
+        return drafted * self.draft_step(plan, typical) + self.verification(rows, typical)
 
 
 @dataclass(slots=True)
@@ -102,12 +130,14 @@ class Yield:
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
+    rows: int = 0
 
-    def add(self, drafted: int, accepted: int) -> None:
-        """Count one round."""
+    def add(self, drafted: int, accepted: int, rows: int) -> None:
+        """Count one round: its draft steps, the tokens accepted and the rows verified."""
         self.rounds += 1
         self.drafted += drafted
         self.accepted += accepted
+        self.rows += rows
 
     def speedup(self, plan: Plan, costs: Costs) -> float:
         """Expected tokens per second over plain decoding's; 1 where nothing is known yet."""
@@ -123,5 +153,5 @@ class Yield:
     def _speedup(self, accepted: float, plan: Plan, costs: Costs, typical: Typical) -> float:
         if not self.rounds:
             return 1.0
-        seconds = costs.round_seconds(plan, self.drafted / self.rounds, typical)
+        seconds = costs.round_seconds(plan, self.drafted / self.rounds, self.rows / self.rounds, typical)
         return (1 + accepted / self.rounds) * costs.plain_step / seconds if seconds > 0 else 1.0

@@ -3,12 +3,17 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from conflayers.acceptance import Verdict, accept_greedy
-from conflayers.body.contract import Body
-from conflayers.plan import FULL
-from conflayers.round import Method, Round, State
-from conflayers.sampling import Greedy
+import torch
+
+from conflayers.body.contract import Body, Pass
+from conflayers.draft import MOST_SIBLINGS, Draft
+from conflayers.round import Method, Round, State, Stop
+from conflayers.sampling import Sampler
 from conflayers.stats import Stats
+
+Clock = Callable[[], float]
+# Called with the tokens that were added and the target's logits that they were chosen by, [tokens, vocabulary].
+Watch = Callable[[tuple[int, ...], torch.Tensor], None]
 
 
 def decode(
@@ -16,28 +21,39 @@ def decode(
     method: Method,
     prompt: Sequence[int],
     *,
-    sampler: Greedy,
+    sampler: Sampler,
     max_new_tokens: int,
     end: frozenset[int],
     stats: Stats,
-    clock: Callable[[], float] = time.perf_counter,
+    stop: Stop | None = None,
+    prefill: Callable[[int], Pass] | None = None,
+    watch: Watch | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Iterator[tuple[int, ...]]:
     """Generate, yielding the tokens that each round adds.
 
-    The tokens are those of greedy decoding with the whole model. `stats` is filled as the rounds go.
+    The tokens are those that plain decoding with the whole model and the same sampler gives: the same ones if greedy,
+    equally distributed if sampled. `stats` is filled as the rounds go.
 
     Args:
         prompt: at least one token; with `max_new_tokens` it fits the model's context.
         max_new_tokens: 1 or more.
         end: tokens after which the text is over.
+        stop: asked after every token, with all tokens up to it, whether the text ends there.
+        prefill: runs the prompt instead of `body.forward`, for prompts that are more than tokens or partly cached; it
+            is given the number of rows to trace, and leaves every prompt token in the cache.
+        watch: told of the logits behind every token.
         clock: seconds, for every cost the method decides by.
     """
     selector = method.selector
     begun = clock()
-    body.reserve(len(prompt) + max_new_tokens)
-    first = body.forward(prompt, rows=1, record=selector.wants())
-    state = State(body, sampler, list(prompt), len(prompt), max_new_tokens, end)
-    kept = state.commit(Verdict(0, tuple(sampler.choose(prompt, (), first.logits))))
+    body.reserve(len(prompt) + max_new_tokens + MOST_SIBLINGS)
+    record = selector.wants()
+    first = prefill(record) if prefill else body.forward(prompt, rows=1, record=record)
+    state = State(body, sampler, list(prompt), len(prompt), max_new_tokens, end, stop)
+    kept = state.commit(sampler.accept(prompt, Draft(), first.logits[-1:]))
+    if watch is not None:
+        watch(kept, first.logits[-1:])
     stats.prompt_tokens, stats.new_tokens = len(prompt), len(kept)
     stats.prefill_seconds = clock() - begun
     selector.start(state, first.trace)
@@ -46,9 +62,9 @@ def decode(
     yield kept
     while state.left:
         resumed = clock()
-        done, kept = _round(state, method, stats, clock)
+        done, kept = _round(state, method, stats, watch, clock)
         decoded = clock()
-        selector.learn(state, done)
+        method.learn(state, done)
         ended = clock()
         stats.new_tokens += len(kept)
         stats.select_seconds += ended - decoded
@@ -56,29 +72,39 @@ def decode(
         yield kept
 
 
-def _round(state: State, method: Method, stats: Stats, clock: Callable[[], float]) -> tuple[Round, tuple[int, ...]]:
+def _round(
+    state: State, method: Method, stats: Stats, watch: Watch | None, clock: Clock
+) -> tuple[Round, tuple[int, ...]]:
     begun = clock()
     plan = method.selector.choose()
     record = method.selector.wants()
     started = clock()
-    draft = method.drafter.draft(state, plan) if plan is not None else []
+    draft = method.drafter.draft(state, plan) if plan is not None else Draft()
     drafted = clock()
     # One pass over the last committed token and the draft. Reading the choices waits for the device, so time is true.
-    verified = state.body.forward([state.tokens[-1], *draft], record=record and len(draft) + 1)
-    verdict = accept_greedy(draft, state.sampler.choose(state.tokens, draft, verified.logits))
+    verified = state.body.forward(
+        [state.tokens[-1], *draft.tokens],
+        parents=None if draft.is_chain else [-1, *(parent + 1 for parent in draft.parents)],
+        record=record and len(draft) + 1,
+    )
+    verdict = state.sampler.accept(state.tokens, draft, verified.logits)
     kept = state.commit(verdict)
     ended = clock()
-    stats.select_seconds += started - begun
-    stats.draft_seconds += drafted - started
-    stats.verify_seconds += ended - drafted
-    stats.count(plan or FULL, state.body.layers, len(draft), verdict.accepted)
+    rows = [0, *(node + 1 for node in verdict.path)]
+    if watch is not None:
+        watch(kept, verified.logits[rows[: len(kept)]])
     done = Round(
         plan=plan,
-        drafted=len(draft),
+        drafted=draft.chain,
         accepted=verdict.accepted,
         kept=len(kept),
         draft_seconds=drafted - started,
         verify_seconds=ended - drafted,
-        trace=verified.trace,
+        trace=verified.trace.at(rows) if verified.trace is not None else None,
+        siblings=len(draft) - draft.chain,
+        on_chain=sum(node < draft.chain for node in verdict.path),
+        confidences=draft.confidences,
     )
+    stats.select_seconds += started - begun
+    stats.count(state.body.layers, done)
     return done, kept

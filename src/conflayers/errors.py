@@ -19,3 +19,7 @@ class UnsupportedModelError(ConfLayersError):
 
 class PlanError(ConfLayersError, ValueError):
     """A saved plan that is unreadable, or was made for another model."""
+
+
+class NumericalError(ConfLayersError, RuntimeError):
+    """Scores that no token can be chosen by: not finite, or with every token ruled out."""

@@ -1,11 +1,13 @@
 """The table of methods: what each is, where it comes from, and how it is put together."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from conflayers.drafters.subnetwork import Subnetwork
+from conflayers.costs import Costs
+from conflayers.drafters.build import DRAFTER_OPTIONS as DRAFTER_OPTIONS
+from conflayers.drafters.build import build_drafter
 from conflayers.errors import InputError
 from conflayers.plan import Plan
 from conflayers.round import Method, Selector
@@ -21,25 +23,20 @@ class Entry:
     Attributes:
         summary: the idea in a line.
         source: the paper.
-        build: makes the selector from the number of layers, a plan if one is given, and the options.
+        build: makes the selector from the costs, the number of layers, a plan if one is given, and the options.
         options: name -> meaning, of what `build` takes besides the drafter's options.
         drafts: whether it drafts at all, and so takes the drafter's options.
     """
 
     summary: str
     source: str
-    build: Callable[[int, Plan | None, dict[str, Any]], Selector]
+    build: Callable[[Costs, int, Plan | None, dict[str, Any]], Selector]
     options: dict[str, str]
     drafts: bool = True
 
 
-DRAFTER_OPTIONS = {
-    "max_draft_tokens": "longest chain drafted, 1 or more (25)",
-    "confidence_stop": "a chain ends after a token the draft gives less than this probability (0.8)",
-}
-
 CONFLAYERS_OPTIONS = {
-    "variant": "'default', or 'paper' for the search as published, on chains of drafts",
+    "variant": "'default', or 'paper' for the search and the drafts as published",
     "unit": "'layer' as published, or 'sublayer' to skip attention and MLP separately",
     "skip_ratio": "least share of the layers to skip at first, 0 to 1 (0.4)",
     "interval": "rounds of a trial (16; paper 30)",
@@ -52,22 +49,24 @@ CONFLAYERS_OPTIONS = {
 }
 
 
-def _vanilla(layers: int, plan: Plan | None, options: dict[str, Any]) -> Selector:
+def _vanilla(costs: Costs, layers: int, plan: Plan | None, options: dict[str, Any]) -> Selector:
     if plan is not None:
         raise InputError("method 'vanilla' decodes plainly and takes no plan; use method 'fixed' or 'conflayers'")
     return Fixed(None)
 
 
-def _fixed(layers: int, plan: Plan | None, options: dict[str, Any]) -> Selector:
+def _fixed(costs: Costs, layers: int, plan: Plan | None, options: dict[str, Any]) -> Selector:
     if plan is None:
         raise InputError("method 'fixed' needs a plan")
     return Fixed(plan)
 
 
-def _conflayers(layers: int, plan: Plan | None, options: dict[str, Any]) -> Selector:
+def _conflayers(costs: Costs, layers: int, plan: Plan | None, options: dict[str, Any]) -> Selector:
     variant = options.pop("variant", "default")
     if variant not in ("default", "paper"):
         raise InputError(f"variant must be 'default' or 'paper', not {variant!r}")
+    if plan is not None and (idle := sorted(options.keys() - {"fallback"})):
+        raise InputError(f"with a plan nothing is searched for: leave out {', '.join(map(repr, idle))}, or the plan")
     selector: ConfLayers | PublishedConfLayers
     if variant == "paper":
         if "fallback" in options:
@@ -78,7 +77,7 @@ def _conflayers(layers: int, plan: Plan | None, options: dict[str, Any]) -> Sele
             if name in options:
                 raise InputError(f"{name!r} belongs to variant 'paper'; the default judges by tokens per second")
         fallback = options.pop("fallback", True)
-        selector = ConfLayers(layers, Settings(**{"interval": 16, "context_window": 32, **options}), fallback)
+        selector = ConfLayers(layers, Settings(**{"interval": 16, "context_window": 32, **options}), fallback, costs)
     if plan is not None:
         selector.keep(plan)
     return selector
@@ -117,5 +116,6 @@ def build_method(name: str, layers: int, plan: Plan | None = None, **options: An
             raise InputError(f"method {name!r} has no option {option!r}{hint}; its options: {there}")
     if plan is not None:
         plan.check(layers)
-    chain = {field.name: options.pop(field.name) for field in fields(Subnetwork) if field.name in options}
-    return Method(name, Subnetwork(**chain), entry.build(layers, plan, options))
+    costs = Costs(layers)
+    drafter = build_drafter(options, costs, published=options.get("variant") == "paper")
+    return Method(name, drafter, entry.build(costs, layers, plan, options), costs)

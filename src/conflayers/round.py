@@ -1,12 +1,17 @@
 """What passes between the round, drafters and selectors."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from conflayers.acceptance import Verdict, cut_at_end
 from conflayers.body.contract import Body, Trace
+from conflayers.costs import Costs
+from conflayers.draft import Draft
 from conflayers.plan import ModelIdentity, Plan
-from conflayers.sampling import Greedy
+from conflayers.sampling import Sampler
+
+Stop = Callable[[Sequence[int]], bool]
 
 
 @dataclass(slots=True)
@@ -18,14 +23,16 @@ class State:
         prompt: how many of them are the prompt's.
         left: tokens that may still be generated.
         end: tokens that end the text.
+        stop: asked after every token, with all tokens up to it, whether the text ends there.
     """
 
     body: Body
-    sampler: Greedy
+    sampler: Sampler
     tokens: list[int]
     prompt: int
     left: int
     end: frozenset[int]
+    stop: Stop | None = None
 
     @property
     def generated(self) -> int:
@@ -34,10 +41,19 @@ class State:
 
     def commit(self, verdict: Verdict) -> tuple[int, ...]:
         """Take the verdict's tokens up to where plain decoding would stop; the cache keeps these and nothing else."""
+        start = len(self.tokens)
         kept, ended = cut_at_end(verdict.tokens[: self.left], self.end)
+        if self.stop is None:
+            self.tokens.extend(kept)
+        else:
+            for token in kept:
+                self.tokens.append(token)
+                if self.stop(self.tokens):
+                    ended = True
+                    break
+        kept = tuple(self.tokens[start:])
         self.left = 0 if ended else self.left - len(kept)
-        self.tokens.extend(kept)
-        self.body.rollback(len(self.tokens) - 1)
+        self.body.keep(start, verdict.path[: len(kept) - 1])
         return kept
 
 
@@ -47,10 +63,14 @@ class Round:
 
     Attributes:
         plan: what the draft skipped; None for plain decoding.
-        drafted, accepted: tokens of the chain.
+        drafted: tokens of the main chain, one draft step each.
+        accepted: drafted tokens accepted, a sibling included.
         kept: tokens the round added.
         draft_seconds, verify_seconds: what the draft and the verification took.
-        trace: sublayer outputs at the positions of the last committed token and the drafted ones, if asked for.
+        trace: sublayer outputs at the positions of the last committed token and the accepted ones, if asked for.
+        siblings: drafted tokens beside the main chain.
+        on_chain: tokens of the main chain accepted.
+        confidences: of the main chain's tokens.
     """
 
     plan: Plan | None
@@ -59,15 +79,26 @@ class Round:
     kept: int
     draft_seconds: float
     verify_seconds: float
-    trace: Trace | None
+    trace: Trace | None = None
+    siblings: int = 0
+    on_chain: int = 0
+    confidences: Sequence[float] = ()
+
+    @property
+    def rows(self) -> int:
+        """Tokens in the verification pass."""
+        return 1 + self.drafted + self.siblings
 
 
 class Drafter(Protocol):
-    """Proposes a chain of tokens."""
+    """Proposes a chain or a tree of tokens, and learns from what came of it."""
 
-    def draft(self, state: State, plan: Plan) -> list[int]:
-        """At most `state.left` - 1 tokens to follow `state.tokens`, maybe none. The cache keeps its length."""
+    def draft(self, state: State, plan: Plan) -> Draft:
+        """Tokens to follow `state.tokens`, at most `state.left` - 1 deep, maybe none. The cache keeps its length."""
         ...
+
+    def learn(self, done: Round) -> None:
+        """See what the round did."""
 
 
 class Selector(Protocol):
@@ -93,10 +124,25 @@ class Method:
     """A way to decode: how tokens are proposed and how the skipped sublayers are chosen.
 
     Attributes:
+        costs: what passes take, measured round by round; drafter and selector may decide by it.
         model: what it was made for; None for any.
     """
 
     name: str
     drafter: Drafter
     selector: Selector
+    costs: Costs = field(default_factory=Costs)
     model: ModelIdentity | None = None
+
+    def learn(self, state: State, done: Round) -> None:
+        """Let every part see what the round did, the costs first: the others decide by them."""
+        self.costs.observe(
+            done.plan,
+            drafted=done.drafted,
+            rows=done.rows,
+            kept=done.kept,
+            draft_seconds=done.draft_seconds,
+            verify_seconds=done.verify_seconds,
+        )
+        self.drafter.learn(done)
+        self.selector.learn(state, done)

@@ -1,54 +1,214 @@
-"""From logits to the token chosen. Draft and target go through the same processors, so that they choose alike."""
+"""From logits to tokens. Draft and target go through the same processors: what is drawn from is accepted with.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Three samplers, one per way to decide: `Greedy`, `Sampled` (rejection sampling) and `Coupled` (the same noise for draft
+and target at every position, so that a seed gives one text whatever is drafted).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import ClassVar, Protocol
 
 import torch
 from transformers import LogitsProcessorList
 
+from conflayers.acceptance import Verdict, accept_greedy, accept_sampled, without
+from conflayers.chance import NO_TOKEN, Chance, gumbel
+from conflayers.draft import Draft
+from conflayers.errors import NumericalError
+
 
 @dataclass(frozen=True, slots=True)
-class Greedy:
-    """The most likely token, after the model's own logits processors (a repetition penalty, say).
+class Proposal:
+    """The draft's next token.
 
     Attributes:
-        processors: transformers' processors, applied at every position with the true prefix of that position.
+        token: the token.
+        confidence: the probability the draft gives its likeliest token, 0 to 1; maybe not a number.
+        ranking: [vocabulary], what siblings are chosen by: scores, or the probabilities the token was drawn from.
+        probabilities: [vocabulary] it was drawn from; None where nothing is drawn.
+    """
+
+    token: int
+    confidence: float
+    ranking: torch.Tensor
+    probabilities: torch.Tensor | None = None
+
+
+class Sampler(Protocol):
+    """Proposes with the draft's logits and decides with the target's.
+
+    Attributes:
+        random: whether tokens are drawn at random.
+    """
+
+    random: ClassVar[bool]
+
+    def propose(self, prefix: Sequence[int], logits: torch.Tensor) -> Proposal | None:
+        """The draft's token after `prefix`, from its logits [vocabulary]; None where they are no numbers."""
+        ...
+
+    def siblings(self, proposal: Proposal, most: int, worth: Callable[[float], bool]) -> list[int]:
+        """Other tokens for the same place, at most `most`, while the next is `worth` its row by its probability.
+
+        That probability must be known before a token is drawn: whether to keep one may not depend on which it is.
+        """
+        ...
+
+    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor) -> Verdict:
+        """Decide by the target's logits [1 + nodes, vocabulary], of the last token of `prefix` and of every node."""
+        ...
+
+
+@dataclass(slots=True)
+class Processed:
+    """Logits after the processors, with the true prefix of their position.
+
+    Attributes:
+        processors: transformers' processors, those that sampling asks for included. They must not keep state from call
+            to call: drafts are among the calls.
+        before: tokens that the processors see in front of every prefix, though the body does not (left padding).
     """
 
     processors: LogitsProcessorList
+    before: tuple[int, ...] = ()
 
-    def propose(self, prefix: Sequence[int], logits: torch.Tensor) -> tuple[int, float]:
-        """The draft's next token after `prefix`, and the probability the draft gives it.
+    def scores(self, prefix: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
+        """Processed scores [vocabulary] in float32, as in transformers' own decoding, from logits [vocabulary]."""
+        if not self.processors:
+            return logits.float()
+        ids = torch.tensor([[*self.before, *prefix]], device=logits.device)
+        # Processors may write in place, and the pass owns the logits.
+        scores: torch.Tensor = self.processors(ids, logits[None].float().clone())
+        return scores[0]
 
-        Args:
-            prefix: all tokens so far.
-            logits: [vocabulary], of the draft.
-        """
-        scores = self._processed(prefix, logits[None])[0].float()
+
+@dataclass(slots=True)
+class Greedy(Processed):
+    """The most likely token."""
+
+    random: ClassVar[bool] = False
+
+    def propose(self, prefix: Sequence[int], logits: torch.Tensor) -> Proposal | None:
+        """See `Sampler`."""
+        scores = self.scores(prefix, logits)
         best, token = scores.max(-1)
         # Reading the two values waits for the device, once a draft step: whether to go on depends on them.
-        confidence = torch.exp(best - scores.logsumexp(-1))
-        return int(token), float(confidence)
+        return Proposal(int(token), float(torch.exp(best - scores.logsumexp(-1))), scores)
 
-    def choose(self, prefix: Sequence[int], drafted: Sequence[int], logits: torch.Tensor) -> list[int]:
-        """The target's own token after `prefix` and after each drafted token.
+    def siblings(self, proposal: Proposal, most: int, worth: Callable[[float], bool]) -> list[int]:
+        """See `Sampler`: the next most likely ones."""
+        likely = proposal.ranking.softmax(-1).topk(min(most + 1, proposal.ranking.shape[-1]))
+        pairs = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
+        others = ((token, p) for token, p in pairs if token != proposal.token and p > 0)
+        return [token for token, _ in takewhile(lambda pair: worth(pair[1]), others)][:most]
 
-        Args:
-            prefix: all accepted tokens.
-            drafted: k drafted tokens.
-            logits: [k + 1, vocabulary], of the whole model.
-        """
+    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor) -> Verdict:
+        """See `Sampler`."""
         if self.processors:
-            text = [*prefix, *drafted]
-            rows = [self._processed(text[: len(prefix) + i], logits[i : i + 1]) for i in range(logits.shape[0])]
-            logits = torch.cat(rows)
+            # One position at a time: what comes after the first rejection is never processed.
+            return accept_greedy(draft, lambda node: int(self._after(prefix, draft, node, logits).argmax()))
         # float32 first, as transformers does, so that ties fall the same way.
-        tokens: list[int] = logits.float().argmax(-1).tolist()
-        return tokens
+        choices: list[int] = logits.float().argmax(-1).tolist()
+        return accept_greedy(draft, lambda node: choices[node + 1])
 
-    def _processed(self, prefix: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
-        if not self.processors:
-            return logits
-        # float32 as in transformers' own decoding; processors may write in place, and the pass owns the logits.
-        scores: torch.Tensor = self.processors(torch.tensor([prefix], device=logits.device), logits.float().clone())
-        return scores
+    def _after(self, prefix: Sequence[int], draft: Draft, node: int, logits: torch.Tensor) -> torch.Tensor:
+        return self.scores([*prefix, *draft.text(node)], logits[node + 1])
+
+
+@dataclass(slots=True)
+class Sampled(Processed):
+    """A random token, accepted by rejection sampling.
+
+    Attributes:
+        chance: the randomness of the request.
+    """
+
+    random: ClassVar[bool] = True
+
+    chance: Chance = field(default_factory=Chance)
+
+    def propose(self, prefix: Sequence[int], logits: torch.Tensor) -> Proposal | None:
+        """See `Sampler`. The confidence is that of the draft before temperature and cuts."""
+        q = self._probabilities(prefix, logits)
+        try:
+            token = self.chance.draw(q)
+        except NumericalError:
+            return None  # only the target's scores decide whether the request fails
+        return Proposal(token, _confidence(logits), q, q)
+
+    def siblings(self, proposal: Proposal, most: int, worth: Callable[[float], bool]) -> list[int]:
+        """See `Sampler`: drawn without replacement from what the token was drawn from."""
+        q = without(proposal.ranking, proposal.token)
+        found: list[int] = []
+        while len(found) < most and q.sum() > 0 and worth(float((q * proposal.ranking).sum())):
+            found.append(self.chance.draw(q))
+            q = without(q, found[-1])
+        return found
+
+    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor) -> Verdict:
+        """See `Sampler`."""
+
+        def probabilities(node: int) -> torch.Tensor:
+            return self._probabilities([*prefix, *draft.text(node)], logits[node + 1])
+
+        return accept_sampled(draft, probabilities, self.chance)
+
+    def _probabilities(self, prefix: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
+        # On the CPU, where the generator is and where single values are read.
+        return self.scores(prefix, logits).softmax(-1).cpu()
+
+
+@dataclass(slots=True)
+class Coupled(Greedy):
+    """A random token, by noise that belongs to the seed and the position alone.
+
+    Draft and target add the same Gumbel noise and take the largest sum, so they agree wherever their probabilities are
+    alike, and the text is the one that plain decoding with this seed gives, token for token, whatever was drafted and
+    however long (Daliri et al., arXiv 2408.07978). Somewhat fewer drafts are accepted than by rejection sampling.
+
+    Attributes:
+        seed: any whole number.
+    """
+
+    random: ClassVar[bool] = True
+
+    seed: int = 0
+    _noise: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def propose(self, prefix: Sequence[int], logits: torch.Tensor) -> Proposal | None:
+        """See `Sampler`. The confidence is that of the draft before temperature and cuts.
+
+        Siblings come in the noisy order, which is drawing without replacement.
+        """
+        noisy = self._noisy(prefix, logits)
+        best, token = noisy.max(-1)
+        return Proposal(int(token), _confidence(logits), noisy) if bool(best.isfinite()) else None
+
+    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor) -> Verdict:
+        """See `Sampler`.
+
+        Raises:
+            NumericalError: the target's scores are not finite, or every token is ruled out.
+        """
+        # Noise of the past is of no use any more.
+        self._noise = {position: noise for position, noise in self._noise.items() if position >= len(prefix)}
+
+        def choose(node: int) -> int:
+            best, token = self._noisy([*prefix, *draft.text(node)], logits[node + 1]).max(-1)
+            if not bool(best.isfinite()):
+                raise NumericalError(NO_TOKEN)
+            return int(token)
+
+        return accept_greedy(draft, choose)
+
+    def _noisy(self, prefix: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
+        position = len(prefix)
+        if position not in self._noise:
+            self._noise[position] = gumbel(self.seed, position, logits.shape[-1], logits.device)
+        return self.scores(prefix, logits) + self._noise[position]
+
+
+def _confidence(logits: torch.Tensor) -> float:
+    scores = logits.float()
+    return float(torch.exp(scores.amax(-1) - scores.logsumexp(-1)))

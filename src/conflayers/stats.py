@@ -2,9 +2,10 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from conflayers.plan import Plan
+if TYPE_CHECKING:
+    from conflayers.round import Round
 
 
 @dataclass(slots=True)
@@ -16,7 +17,10 @@ class Stats:
         new_tokens: tokens generated, the end-of-sequence token included.
         num_spec_steps: verifications of a draft; plain steps are not among them.
         num_plain_steps: passes of the whole model for a single token, after the prefill.
-        num_draft_tokens, num_accepted_draft_tokens: drafted, and of those accepted.
+        num_draft_tokens: tokens of the main chains drafted, one draft step each.
+        num_sibling_tokens: tokens drafted beside them.
+        num_accepted_draft_tokens: drafted tokens accepted, siblings included.
+        num_accepted_sibling_tokens: of those, the siblings.
         acceptance_histogram: drafted tokens accepted -> number of verifications.
         skipped_share: sum over draft steps of the share of sublayers skipped.
         prefill_seconds, draft_seconds, verify_seconds, select_seconds, total_seconds: time by phase; a plain step
@@ -29,7 +33,9 @@ class Stats:
     num_spec_steps: int = 0
     num_plain_steps: int = 0
     num_draft_tokens: int = 0
+    num_sibling_tokens: int = 0
     num_accepted_draft_tokens: int = 0
+    num_accepted_sibling_tokens: int = 0
     acceptance_histogram: Counter[int] = field(default_factory=Counter)
     skipped_share: float = 0.0
     prefill_seconds: float = 0.0
@@ -39,16 +45,19 @@ class Stats:
     total_seconds: float = 0.0
     decisions: list[str] = field(default_factory=list)
 
-    def count(self, plan: Plan, layers: int, drafted: int, accepted: int) -> None:
-        """Count one round."""
-        if not drafted:
+    def count(self, layers: int, done: "Round") -> None:
+        """Count one round of a model of `layers` layers."""
+        if not done.drafted:
             self.num_plain_steps += 1
             return
         self.num_spec_steps += 1
-        self.num_draft_tokens += drafted
-        self.num_accepted_draft_tokens += accepted
-        self.acceptance_histogram[accepted] += 1
-        self.skipped_share += drafted * plan.skip_ratio(layers)
+        self.num_draft_tokens += done.drafted
+        self.num_sibling_tokens += done.siblings
+        self.num_accepted_draft_tokens += done.accepted
+        self.num_accepted_sibling_tokens += done.accepted - done.on_chain
+        self.acceptance_histogram[done.accepted] += 1
+        if done.plan is not None:
+            self.skipped_share += done.drafted * done.plan.skip_ratio(layers)
 
     @property
     def tokens_per_second(self) -> float:
@@ -57,8 +66,15 @@ class Stats:
 
     @property
     def draft_acceptance_rate(self) -> float:
-        """Accepted over drafted tokens of the chains; 0 where nothing was drafted."""
-        return self.num_accepted_draft_tokens / self.num_draft_tokens if self.num_draft_tokens else 0.0
+        """Accepted over drafted tokens of the main chains; 0 where nothing was drafted."""
+        on_chain = self.num_accepted_draft_tokens - self.num_accepted_sibling_tokens
+        return on_chain / self.num_draft_tokens if self.num_draft_tokens else 0.0
+
+    @property
+    def num_accepted_tokens_per_pos(self) -> list[int]:
+        """For each depth of the draft, from the first on, how many verifications accepted a token there."""
+        deepest = max(self.acceptance_histogram, default=0)
+        return [sum(n for length, n in self.acceptance_histogram.items() if length > i) for i in range(deepest)]
 
     @property
     def mean_acceptance_length(self) -> float:
@@ -74,7 +90,13 @@ class Stats:
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain values for JSON."""
         names = [name for name in self.__slots__ if name not in ("skipped_share", "acceptance_histogram")]
-        derived = ("tokens_per_second", "draft_acceptance_rate", "mean_acceptance_length", "skip_ratio")
+        derived = (
+            "tokens_per_second",
+            "draft_acceptance_rate",
+            "mean_acceptance_length",
+            "num_accepted_tokens_per_pos",
+            "skip_ratio",
+        )
         values = {name: getattr(self, name) for name in (*names, *derived)}
         values["acceptance_histogram"] = {str(k): v for k, v in sorted(self.acceptance_histogram.items())}
         return values

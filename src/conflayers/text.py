@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from conflayers.errors import InputError
+
 # What a tokenizer puts for bytes that are not yet a whole character.
 INCOMPLETE = "\ufffd"
 
@@ -41,3 +43,39 @@ class Detokenizer:
     def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text
+
+
+class StopStrings:
+    """Ends a text where one of some strings is complete.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        strings: one or several, none of them empty.
+        prompt: tokens of the prompt, in which nothing is looked for.
+
+    Raises:
+        InputError: no string, an empty one, or something else.
+    """
+
+    def __init__(self, tokenizer: Any, strings: str | Sequence[str], prompt: int) -> None:
+        self.strings = [strings] if isinstance(strings, str) else list(strings)
+        if not self.strings or not all(isinstance(string, str) and string for string in self.strings):
+            raise InputError(f"stop_strings must be one text or several, none empty, not {strings!r}")
+        self._tokenizer = tokenizer
+        self._prompt = prompt
+        # Enough tokens for the longest string: no character takes more than four, and a few for what reads differently
+        # at the beginning.
+        self._tail = 4 * max(map(len, self.strings)) + 8
+
+    def __call__(self, tokens: Sequence[int]) -> bool:
+        """Whether the text of `tokens`, prompt included, has one of the strings among its last generated tokens."""
+        generated = tokens[max(self._prompt, len(tokens) - self._tail) :]
+        text = self._tokenizer.decode(generated, skip_special_tokens=True)
+        return any(string in text for string in self.strings)
+
+    def cut(self, text: str, piece: str) -> str:
+        """`piece`, which follows `text`, up to the end of the first string completed in it."""
+        start = max(len(text) - max(map(len, self.strings)) + 1, 0)
+        tail = text[start:] + piece
+        ends = [tail.find(string) + len(string) for string in self.strings if string in tail]
+        return piece[: max(min(ends) - (len(text) - start), 0)] if ends else piece

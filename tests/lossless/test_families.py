@@ -12,6 +12,7 @@ from lossless.reference import NEW_TOKENS, PROMPT, assert_untouched, greedy, log
 
 from conflayers import Llm
 from conflayers.body.contract import Trace
+from conflayers.drafters.length import ConfidenceStop
 from conflayers.drafters.subnetwork import Subnetwork
 from conflayers.plan import FULL, Plan
 from conflayers.round import Method, Round, State
@@ -118,7 +119,7 @@ class InTurn:
 
 @each_family
 def test_all_plans_in_turn(family: Family) -> None:
-    task = Method("in turn", Subnetwork(3, 0.0), InTurn(tuple(PLANS.values())))
+    task = Method("in turn", Subnetwork(ConfidenceStop(3, 0.0)), InTurn(tuple(PLANS.values())))
     result = subject(family).llm.generate(PROMPT, task=task, max_new_tokens=NEW_TOKENS)
     assert result.token_ids == subject(family).reference
     stats = result.stats

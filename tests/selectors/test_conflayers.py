@@ -4,6 +4,8 @@ from doubles import FakeBody, Ticks, expected, run
 from planted import planted_model
 
 from conflayers.api import Llm
+from conflayers.costs import Costs
+from conflayers.drafters.length import ConfidenceStop
 from conflayers.drafters.subnetwork import Subnetwork
 from conflayers.errors import InputError
 from conflayers.plan import Plan
@@ -104,8 +106,9 @@ def published(**settings) -> PublishedConfLayers:
     return PublishedConfLayers(8, Settings(**{"interval": 4, "context_window": 6, "skip_ratio": 0.3, **settings}))
 
 
-def method(selector) -> Method:
-    return Method("conflayers", Subnetwork(3, 0.0), selector)
+def method(selector, length: int = 3) -> Method:
+    drafter = Subnetwork(ConfidenceStop(length, 0.0))
+    return Method("conflayers", drafter, selector, getattr(selector, "costs", Costs()))
 
 
 def test_published_search_starts_at_every_second_layer_and_waits_for_its_window():
@@ -121,14 +124,14 @@ def test_published_search_starts_at_every_second_layer_and_waits_for_its_window(
 
 def test_published_search_scores_the_last_generated_tokens_after_the_prompt(llm):
     selector = PublishedConfLayers(12, Settings(interval=4, context_window=16))
-    task = Method("conflayers", Subnetwork(3, 0.0), selector)
+    task = method(selector)
     seen = []
     forward = llm.body.forward
 
-    def watched(tokens, *, rows=None, record=0):
+    def watched(tokens, *, parents=None, rows=None, record=0):
         if record:
             seen.append((llm.body.length, list(tokens), record))
-        return forward(tokens, rows=rows, record=record)
+        return forward(tokens, parents=parents, rows=rows, record=record)
 
     llm.body.forward = watched
     try:
@@ -149,7 +152,8 @@ def test_published_search_stops_at_a_candidate_that_passes_its_scores(llm):
     settings = Settings(interval=4, context_window=16, skip_ratio=0.3, min_accepted=1.5)
     selector = PublishedConfLayers(12, settings)
 
-    result = llm.generate([1, 2, 3], task=Method("c", Subnetwork(2, 0.0), selector), max_new_tokens=300)
+    task = method(selector, 2)
+    result = llm.generate([1, 2, 3], task=task, max_new_tokens=300)
 
     assert selector.status is Status.SETTLED
     assert selector.plan.attention <= IDLE
@@ -181,7 +185,7 @@ def test_published_search_lowers_lambda_at_every_step_while_too_little_is_skippe
 
 def test_published_search_begins_anew_with_each_prompt_until_it_is_settled(llm):
     selector = PublishedConfLayers(12, Settings(interval=50, context_window=8))
-    task = Method("conflayers", Subnetwork(2, 0.0), selector)
+    task = method(selector, 2)
 
     llm.generate([1, 2, 3], task=task, max_new_tokens=30)
     first = selector.iterations
@@ -197,8 +201,8 @@ def test_published_search_begins_anew_with_each_prompt_until_it_is_settled(llm):
 class PricedBody(FakeBody):
     """A fake body on a clock: a full pass costs 10, a draft step 3."""
 
-    def forward(self, tokens, *, rows=None, record=0):
-        output = super().forward(tokens, rows=rows, record=record)
+    def forward(self, tokens, *, parents=None, rows=None, record=0):
+        output = super().forward(tokens, parents=parents, rows=rows, record=record)
         self.clock.now += 10.0 if self.plan.skipped == 0 else 3.0
         return output
 
@@ -265,7 +269,7 @@ def test_confidences_come_from_passes_that_are_made_anyway(llm):
     def counted(tokens, *, rows=None, record=0):
         nonlocal passes
         passes += 1
-        return forward(tokens, rows=rows, record=record)
+        return forward(tokens, parents=parents, rows=rows, record=record)
 
     llm.body.forward = counted
     try:

@@ -29,6 +29,14 @@ class Machine:
         else:
             accepted = self.acceptance[plan]
             done = Round(plan, 2, accepted, accepted + 1, 2 * self.draft, self.verify, None)
+        self.trials.costs.observe(
+            plan,
+            drafted=done.drafted,
+            rows=done.rows,
+            kept=done.kept,
+            draft_seconds=done.draft_seconds,
+            verify_seconds=done.verify_seconds,
+        )
         self.trials.observe(done)
         self.tokens += done.kept
         self.seconds += done.draft_seconds + done.verify_seconds

@@ -53,6 +53,7 @@ class Anatomy:
         name: the model's class.
         layers: its decoder layers in the order they run.
         windows: per layer, the sliding window in tokens, None for full attention.
+        kinds: per layer, what its configuration calls this kind of attention; empty if it has no names for them.
         hidden_size, vocab_size: widths.
         context: the most positions that it supports and that are rotated the same whatever follows them.
     """
@@ -60,6 +61,7 @@ class Anatomy:
     name: str
     layers: tuple[LayerParts, ...]
     windows: tuple[int | None, ...]
+    kinds: tuple[str, ...]
     hidden_size: int
     vocab_size: int
     context: int
@@ -85,6 +87,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
         name=name,
         layers=layers,
         windows=windows,
+        kinds=tuple(getattr(config, "layer_types", None) or ()),
         hidden_size=config.hidden_size,
         vocab_size=vocab_size,
         context=_context(config),

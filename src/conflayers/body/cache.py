@@ -1,6 +1,6 @@
 """A preallocated key-value cache indexed by position: rolling back is setting a length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,6 +90,22 @@ class PositionedCache(Cache):  # type: ignore[misc]
         if not 0 <= length <= self.length:
             raise IndexError(f"cannot roll back to {length} tokens: the cache holds {self.length}")
         self.length = length
+
+    def keep(self, start: int, rows: Sequence[int]) -> None:
+        """Of the tokens from position `start` on keep those at offsets `rows`, rising, moved up to `start`."""
+        end = start + len(rows)
+        if rows and rows[-1] >= self.length - start:
+            raise IndexError(f"cannot keep row {start + rows[-1]}: the cache holds {self.length} tokens")
+        # The rows that are in place already, usually all of them, are not touched.
+        first = next((i for i, row in enumerate(rows) if row != i), None)
+        if first is not None:
+            moved = slice(start + first, end)
+            for layer in self.layers:
+                if layer.is_initialized:
+                    source = torch.tensor([start + row for row in rows[first:]], device=layer.keys.device)
+                    layer.keys[:, :, moved] = layer.keys.index_select(2, source)
+                    layer.values[:, :, moved] = layer.values.index_select(2, source)
+        self.rollback(end)
 
     @contextmanager
     def preserve(self, start: int) -> Iterator[None]:

@@ -27,6 +27,13 @@ class Trace:
         """Tokens recorded."""
         return self.attention[0].shape[0]
 
+    def at(self, rows: Sequence[int]) -> "Trace":
+        """The same for some of the tokens, given by their index."""
+        if list(rows) == list(range(self.tokens)):
+            return self
+        kept = list(rows)
+        return Trace([states[kept] for states in self.attention], [states[kept] for states in self.mlp])
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:
@@ -45,12 +52,14 @@ class Body(Protocol):
         context: the most positions the model supports.
         length: tokens the cache holds.
         identity: what a saved plan is bound to.
+        trees: whether `forward` can verify trees.
     """
 
     layers: int
     vocab_size: int
     context: int
     identity: ModelIdentity
+    trees: bool
 
     @property
     def length(self) -> int:
@@ -63,11 +72,20 @@ class Body(Protocol):
     def release(self) -> None:
         """Give the cache's memory back."""
 
-    def forward(self, tokens: Sequence[int], *, rows: int | None = None, record: int = 0) -> Pass:
+    def forward(
+        self,
+        tokens: Sequence[int],
+        *,
+        parents: Sequence[int] | None = None,
+        rows: int | None = None,
+        record: int = 0,
+    ) -> Pass:
         """Run `tokens` at the positions that follow the cached ones, and cache them.
 
         Args:
             tokens: one or more token ids.
+            parents: for a tree, the index of the token that each one follows; -1 for the last cached token. None for
+                a text, where each follows the one before.
             rows: how many of the last positions logits are wanted for; None means all.
             record: how many of the last positions to trace; 0 records nothing.
         """
@@ -79,6 +97,12 @@ class Body(Protocol):
 
     def rollback(self, length: int) -> None:
         """Forget the cached tokens from position `length` on."""
+
+    def keep(self, start: int, rows: Sequence[int]) -> None:
+        """Of the tokens cached from position `start` on, keep those at offsets `rows`, rising, and forget the rest.
+
+        They move to the positions from `start` on; in a tree that is a path, whose positions they were computed for.
+        """
 
     def preserve(self, start: int) -> AbstractContextManager[None]:
         """Inside this context, cached tokens from `start` on may be overwritten; afterwards they are back."""

@@ -14,12 +14,15 @@ from conflayers.body.anatomy import Anatomy, Part, examine
 from conflayers.body.cache import PositionedCache
 from conflayers.body.contract import Pass, Trace
 from conflayers.body.switch import Replacement, forwards_replaced, passing, silent
+from conflayers.body.trees import depths, tree_mask
 from conflayers.errors import InputError
 from conflayers.plan import ModelIdentity, Plan
 
 
 class PortableBody:
     """Drives `model` by position. Implements `conflayers.body.contract.Body`.
+
+    `trees` is False until the self-test has verified one.
 
     The model's modules and weights are used as they are; nothing is copied and nothing stays patched.
 
@@ -37,6 +40,7 @@ class PortableBody:
         self.vocab_size = self.anatomy.vocab_size
         self.context = self.anatomy.context
         self.identity = _identity(model, self.anatomy)
+        self.trees = False
         self._cache = PositionedCache(list(self.anatomy.windows), 0)
 
     @property
@@ -63,18 +67,31 @@ class PortableBody:
         """Inside this context, cached tokens from `start` on may be overwritten; afterwards they are back."""
         return self._cache.preserve(start)
 
+    def keep(self, start: int, rows: Sequence[int]) -> None:
+        """Of the tokens cached from position `start` on keep those at offsets `rows`; see `contract.Body.keep`."""
+        self._cache.keep(start, rows)
+
     @torch.no_grad()
-    def forward(self, tokens: Sequence[int], *, rows: int | None = None, record: int = 0) -> Pass:
+    def forward(
+        self,
+        tokens: Sequence[int],
+        *,
+        parents: Sequence[int] | None = None,
+        rows: int | None = None,
+        record: int = 0,
+    ) -> Pass:
         """Run `tokens` after the cached ones; see `contract.Body.forward`."""
         start, count = self._cache.length, len(tokens)
         wanted = count if rows is None else rows
         self._cache.check_room(count)
         ids = torch.tensor([tokens], device=self.model.device)
-        positions = torch.arange(start, start + count, device=self.model.device)[None]
+        offsets = range(count) if parents is None else depths(parents)
+        positions = torch.tensor([[start + offset for offset in offsets]], device=self.model.device)
         with _recording(self.anatomy, min(record, count)) as taken:
             output = self.model(
                 input_ids=ids,
                 position_ids=positions,
+                attention_mask=None if parents is None else self._tree_masks(parents),
                 past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=wanted,
@@ -83,6 +100,16 @@ class PortableBody:
         self._cache.advance(count)
         # Models that do not know `logits_to_keep` put out all rows.
         return Pass(output.logits[0, -wanted:], taken() if record else None)
+
+    def _tree_masks(self, parents: Sequence[int]) -> torch.Tensor | dict[str, torch.Tensor]:
+        """One mask for all layers, or one for each kind of attention where a model has several."""
+        masks = {
+            window: tree_mask(parents, self.length, window, self.model.dtype).to(self.model.device)
+            for window in set(self.anatomy.windows)
+        }
+        if len(masks) == 1:
+            return next(iter(masks.values()))
+        return {kind: masks[window] for kind, window in zip(self.anatomy.kinds, self.anatomy.windows, strict=True)}
 
     @contextmanager
     def running(self, plan: Plan) -> Iterator[None]:

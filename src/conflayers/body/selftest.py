@@ -32,16 +32,18 @@ LOGIT_CHECKS = (
     "verify after a draft",
     "roll back and decode one token",
 )
+# Trees are a refinement: without them a model is driven by chains alone.
+TREE_CHECK = "verify a tree and keep one path of it"
 RESIDUAL_CHECK = "the residual stream passes layers whose attention and MLP are skipped"
 
 
 @torch.no_grad()
 def self_test(body: PortableBody) -> dict[str, float]:
-    """Run the checks and leave the body's cache empty.
+    """Run the checks, let the body verify trees if it can, and leave its cache empty.
 
     Returns:
         By check, how far it is off: the largest difference of logits relative to the largest logit, and 1 - cosine for
-        the residual stream.
+        the residual stream. Infinite for trees that cannot be run at all.
 
     Raises:
         UnsupportedModelError: a check fails or cannot be run; the message names it.
@@ -59,6 +61,8 @@ def self_test(body: PortableBody) -> dict[str, float]:
                     f"{name} failed the self-test '{check}': logits are off by {found[check]:.1e} of their range, "
                     f"where rounding explains {tolerance:.0e}"
                 )
+        found[TREE_CHECK] = _tree_difference(body)
+        body.trees = found[TREE_CHECK] <= tolerance
         check = RESIDUAL_CHECK
         found[check] = max(1 - _residual_cosine(body), 0.0)
         if not found[check] <= 1 - RESIDUAL_COSINE:
@@ -100,6 +104,28 @@ def _logit_differences(body: PortableBody) -> Iterator[float]:
     yield difference(body.forward(tokens[PREFIX:-2]).logits, PREFIX)
     body.rollback(PREFIX + 1)
     yield difference(body.forward(tokens[PREFIX + 1 : PREFIX + 2]).logits, PREFIX + 1)
+
+
+def _tree_difference(body: PortableBody) -> float:
+    """A chain of two with a sibling of each, and the text after the second sibling, against plain passes."""
+    tokens = probe_tokens(body.model, TOKENS)
+    prefix, (one, two, other_one, other_two, last) = tokens[:PREFIX], tokens[PREFIX : PREFIX + 5]
+
+    def plain(*text: int) -> torch.Tensor:
+        body.rollback(0)
+        return body.forward([*prefix, *text], rows=1).logits[0].float()
+
+    paths = [(one,), (one, two), (other_one,), (one, other_two), (one, other_two, last)]
+    reference = torch.stack([plain(*path) for path in paths])
+    body.rollback(0)
+    body.forward(prefix)
+    try:
+        tree = body.forward([one, two, other_one, other_two], parents=[-1, 0, -1, 0]).logits
+        body.keep(PREFIX, [0, 3])
+        rows = torch.cat([tree, body.forward([last]).logits]).float()
+    except Exception:  # whatever a model makes of such a mask: it gets none
+        return float("inf")
+    return float((rows - reference).abs().amax()) / (float(reference.abs().amax()) or 1.0)
 
 
 def _residual_cosine(body: PortableBody) -> float:

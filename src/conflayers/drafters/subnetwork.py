@@ -1,42 +1,52 @@
 """Draft with the model itself, some of its sublayers switched off."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from conflayers.options import share, whole
+from conflayers.draft import MOST_SIBLINGS, Draft
+from conflayers.drafters.length import ConfidenceStop, Length
+from conflayers.drafters.siblings import NoSiblings, Siblings
 from conflayers.plan import Plan
-from conflayers.round import State
+from conflayers.round import Round, State
 
 
 @dataclass(frozen=True, slots=True)
 class Subnetwork:
-    """A greedy chain that ends where the draft is no longer sure of itself.
+    """A chain of the draft's own tokens, as long as one rule says, with siblings where another rule wants them.
 
     Attributes:
-        max_draft_tokens: the longest chain, 1 or more (25 in SWIFT and ConfLayers).
-        confidence_stop: end the chain after a token that the draft gives less than this probability, 0 to 1 (0.8 in
-            SWIFT and ConfLayers). The doubtful token itself is kept: its draft step is already paid for, and verifying
-            one more row costs next to nothing.
+        length: after each token, whether to draft another.
+        siblings: what is verified beside it.
     """
 
-    max_draft_tokens: int = 25
-    confidence_stop: float = 0.8
+    length: Length = field(default_factory=ConfidenceStop)
+    siblings: Siblings = field(default_factory=NoSiblings)
 
-    def __post_init__(self) -> None:
-        whole("max_draft_tokens", self.max_draft_tokens, 1)
-        share("confidence_stop", self.confidence_stop)
-
-    def draft(self, state: State, plan: Plan) -> list[int]:
+    def draft(self, state: State, plan: Plan) -> Draft:
         """See `round.Drafter.draft`."""
         body, start = state.body, state.body.length
-        budget = min(self.max_draft_tokens, state.left - 1)
+        draft = Draft()
+        beside: list[list[int]] = []
         text = list(state.tokens)
         with body.running(plan):
-            while len(text) - len(state.tokens) < budget:
+            while draft.chain < state.left - 1:
                 logits = body.forward(text[-1:]).logits[0]
-                token, confidence = state.sampler.propose(text, logits)
-                text.append(token)
-                # `not >=` rather than `<`, so that a confidence that is not a number ends the chain too.
-                if token in state.end or not confidence >= self.confidence_stop:
+                proposal = state.sampler.propose(text, logits)
+                if proposal is None:
+                    break
+                if body.trees:
+                    beside.append(self.siblings.beside(proposal, draft.confidences, state.sampler))
+                if proposal.probabilities is not None:
+                    draft.drawn_from[draft.chain - 1] = proposal.probabilities
+                draft.extend(proposal.token, proposal.confidence)
+                text.append(proposal.token)
+                if proposal.token in state.end or not self.length.more(draft.confidences, plan):
                     break
         body.rollback(start)
-        return text[len(state.tokens) :]
+        for node, tokens in enumerate(beside):
+            for token in tokens[: MOST_SIBLINGS + draft.chain - len(draft)]:
+                draft.add_sibling(node, token)
+        return draft
+
+    def learn(self, done: Round) -> None:
+        """See `round.Drafter.learn`."""
+        self.length.learn(done)

@@ -143,6 +143,7 @@ class ConfLayers:
     layers: int
     settings: Settings = field(default_factory=lambda: Settings(interval=16, context_window=32))
     fallback: bool = True
+    costs: Costs = field(default_factory=Costs)
     status: Status = Status.SEARCHING
     lam: float = 0.0
     iterations: int = 0
@@ -155,7 +156,7 @@ class ConfLayers:
 
     def __post_init__(self) -> None:
         yes_or_no("fallback", self.fallback)
-        self.trials = Trials(self.settings.interval, self.fallback, Costs(self.layers))
+        self.trials = Trials(self.settings.interval, self.fallback, self.costs)
         self._ratio = self.settings.skip_ratio
         if not self.fallback:
             self.trials.incumbent = every_second_layer(self.layers)
@@ -180,7 +181,7 @@ class ConfLayers:
         """A prompt's own confidences replace those of an earlier text."""
         self._rows, self._new, self._started = torch.empty(2, self.layers, 0), 0, True
         if prefill is not None:
-            self._collect(prefill, prefill.tokens)
+            self._collect(prefill)
 
     def choose(self) -> Plan | None:
         """The plan on trial, the incumbent, or None for plain decoding."""
@@ -198,7 +199,7 @@ class ConfLayers:
         """Judge by the round, and put the next candidate on trial when it is time."""
         self.trials.observe(done)
         if done.trace is not None:
-            self._collect(done.trace, done.accepted + 1)
+            self._collect(done.trace)
         if not self.trials.ready:
             return
         if self._given is not None:
@@ -211,11 +212,10 @@ class ConfLayers:
     def _wanted(self) -> int:
         return min(NEW_ROWS, self.settings.context_window)
 
-    def _collect(self, trace: Trace, accepted: int) -> None:
-        """Keep the confidences of the accepted positions: a rejected token's say nothing about the text."""
-        recorded = Trace([a[:accepted] for a in trace.attention], [m[:accepted] for m in trace.mlp])
-        self._rows = torch.cat([self._rows, sublayer_confidences(recorded)], -1)[..., -self.settings.context_window :]
-        self._new += accepted
+    def _collect(self, trace: Trace) -> None:
+        """Keep the confidences of the traced positions."""
+        self._rows = torch.cat([self._rows, sublayer_confidences(trace)], -1)[..., -self.settings.context_window :]
+        self._new += trace.tokens
 
     def _propose(self) -> None:
         candidate = self._candidate(self._rows.mean(-1))

@@ -17,9 +17,8 @@ class PublishedConfLayers:
     """The search as published, one object per task; see the module's docstring.
 
     Until a first candidate is scored every second layer is skipped. Where the released code would end its search with
-    an empty skip set, because no candidate was ever recorded as best, this start is kept instead. Drafts are chains,
-    not the released code's trees, so fewer tokens are accepted a round than its stop rule was set for; its narrower
-    window for Qwen2 models, which the paper does not have, is left out.
+    an empty skip set, because no candidate was ever recorded as best, this start is kept instead. The released code's
+    narrower window for Qwen2 models, which the paper does not have, is left out.
     """
 
     layers: int

@@ -33,7 +33,7 @@ class Trials:
     Attributes:
         length: rounds of a full trial, and between two reviews of the incumbent.
         fallback: whether plain decoding is among the choices.
-        costs: what draft steps and verifications take.
+        costs: what draft steps and verifications take; whoever runs the rounds lets it observe them first.
         incumbent: the plan in use, None for plain decoding.
         trial: the plan on trial, if any.
         finished, last_won: trials so far, and whether the last one was adopted.
@@ -82,14 +82,13 @@ class Trials:
 
     def observe(self, done: Round) -> None:
         """Learn from one round; decide about the trial or the incumbent when there is enough to decide by."""
-        self.costs.observe(done.plan, done.drafted, done.draft_seconds, done.verify_seconds)
         seconds = done.draft_seconds + done.verify_seconds
         self._elapsed += seconds
         if done.plan is None:
             self._plain_rounds += 1
             self._since += 1
         elif done.drafted:
-            self._running.add(done.drafted, done.accepted)
+            self._running.add(done.drafted, done.accepted, done.rows)
             if self.trial is None:
                 self._since += 1
                 self._review()

@@ -1,0 +1,76 @@
+"""From a method's options to its drafter."""
+
+from typing import Any
+
+from conflayers.costs import Costs
+from conflayers.drafters.calibration import Calibration
+from conflayers.drafters.length import (
+    CONFIDENCE,
+    MAX_TOKENS,
+    AdaptiveThreshold,
+    ConfidenceStop,
+    ExpectedGain,
+    FixedLength,
+    Length,
+)
+from conflayers.drafters.siblings import NoSiblings, PublishedSiblings, Siblings, WorthwhileSiblings
+from conflayers.drafters.subnetwork import Subnetwork
+from conflayers.errors import InputError
+
+DRAFTER_OPTIONS = {
+    "draft_length": "'gain' stops where another token costs more than it is expected to save (default); 'confidence' "
+    "after a doubtful token; 'adaptive' by the moving threshold of Draft & Verify; or a fixed number",
+    "max_draft_tokens": "longest chain drafted, 1 or more (25; with draft_length 'adaptive' 8)",
+    "confidence_stop": "draft_length 'confidence': a chain ends after a token of a lower confidence (0.8); "
+    "'adaptive': where the threshold begins",
+    "tree": "other tokens verified beside the chain: 'gain' as many as pay for their row (default), 'paper' as in "
+    "SWIFT and ConfLayers, 'none'",
+}
+LENGTHS = ("gain", "confidence", "adaptive")
+TREES = ("gain", "paper", "none")
+
+
+def build_drafter(options: dict[str, Any], costs: Costs, *, published: bool = False) -> Subnetwork:
+    """Take the drafter's options out of `options`.
+
+    Args:
+        options: what a user gave; what belongs to the drafter is removed.
+        costs: what the default rules decide by.
+        published: default to the rules of SWIFT and ConfLayers rather than to those by cost.
+
+    Raises:
+        InputError: a value out of range, or options that contradict each other.
+    """
+    given = {name: options.pop(name) for name in DRAFTER_OPTIONS if name in options}
+    calibration = Calibration()
+    length = _length(given, costs, calibration, "confidence" if published else "gain")
+    return Subnetwork(length, _siblings(given.get("tree", "paper" if published else "gain"), costs, calibration))
+
+
+def _length(given: dict[str, Any], costs: Costs, calibration: Calibration, default: str) -> Length:
+    most = {"max_tokens": given["max_draft_tokens"]} if "max_draft_tokens" in given else {}
+    stop = given.get("confidence_stop", CONFIDENCE)
+    rule = given.get("draft_length", "confidence" if "confidence_stop" in given else default)
+    if "confidence_stop" in given and rule not in ("confidence", "adaptive"):
+        raise InputError(f"confidence_stop belongs to draft_length 'confidence' or 'adaptive', not to {rule!r}")
+    if rule == "gain":
+        return ExpectedGain(costs, calibration=calibration, **most)
+    if rule == "confidence":
+        return ConfidenceStop(most.get("max_tokens", MAX_TOKENS), stop)
+    if rule == "adaptive":
+        return AdaptiveThreshold(threshold=stop, **most)
+    if isinstance(rule, str):
+        raise InputError(f"draft_length must be {', '.join(map(repr, LENGTHS))} or a whole number, not {rule!r}")
+    if most:
+        raise InputError(f"draft_length={rule!r} is a fixed length: leave out max_draft_tokens")
+    return FixedLength(rule)
+
+
+def _siblings(rule: Any, costs: Costs, calibration: Calibration) -> Siblings:
+    if rule == "gain":
+        return WorthwhileSiblings(costs, calibration)
+    if rule == "paper":
+        return PublishedSiblings()
+    if rule == "none" or rule is None:
+        return NoSiblings()
+    raise InputError(f"tree must be {', '.join(map(repr, TREES))}, not {rule!r}")

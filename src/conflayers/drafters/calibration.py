@@ -1,0 +1,60 @@
+"""What a draft's confidence is worth: how often a token of that confidence was accepted."""
+
+import math
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from conflayers.plan import Plan
+from conflayers.round import Round
+
+# Narrow where most confidences lie and where small differences decide over long chains.
+EDGES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99)
+# A confidence is taken at its word with this many observations' weight.
+PRIOR = 4.0
+# Observations a bin remembers: texts change.
+MEMORY = 200.0
+
+
+@dataclass(slots=True)
+class Calibration:
+    """Acceptance by confidence, of one plan at a time.
+
+    Attributes:
+        plan: what was drafted with.
+        tried, accepted: by bin of confidence, tokens whose predecessors were all accepted, and of those the accepted.
+    """
+
+    plan: Plan | None = None
+    tried: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES) + 1))
+    accepted: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES) + 1))
+
+    def acceptance(self, confidence: float) -> float:
+        """The probability, 0 to 1, that a token of this confidence is accepted once all before it are."""
+        at = bisect(EDGES, confidence)
+        return (self.accepted[at] + PRIOR * confidence) / (self.tried[at] + PRIOR)
+
+    def reach(self, confidences: Sequence[float]) -> float:
+        """The probability that all of a chain is accepted."""
+        return math.prod(self.acceptance(confidence) for confidence in confidences)
+
+    @property
+    def rate(self) -> float:
+        """The probability that a token not drafted yet is accepted once all before it are; hopeful at first."""
+        return (sum(self.accepted) + PRIOR) / (sum(self.tried) + PRIOR)
+
+    def learn(self, done: Round) -> None:
+        """Count the accepted tokens of the main chain and the first rejected one."""
+        if not done.drafted:
+            return
+        if done.plan != self.plan:
+            self.plan = done.plan
+            self.tried = [0.0] * len(self.tried)
+            self.accepted = [0.0] * len(self.accepted)
+        for index, confidence in enumerate(done.confidences[: done.on_chain + 1]):
+            at = bisect(EDGES, confidence)
+            if self.tried[at] >= MEMORY:
+                self.tried[at] /= 2
+                self.accepted[at] /= 2
+            self.tried[at] += 1
+            self.accepted[at] += index < done.on_chain

@@ -1,0 +1,78 @@
+"""How wide a draft is: how many other tokens are verified beside one of the main chain.
+
+Only the main chain is drafted on, so siblings cost no draft steps, only rows of the verification. One that is accepted
+where the chain is rejected saves about a token.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from conflayers.costs import Costs
+from conflayers.drafters.calibration import Calibration
+from conflayers.sampling import Proposal, Sampler
+
+
+class Siblings(Protocol):
+    """A rule for the width of drafts."""
+
+    def beside(self, proposal: Proposal, before: Sequence[float], sampler: Sampler) -> list[int]:
+        """Tokens to verify beside the proposed one.
+
+        Args:
+            proposal: the main chain's token.
+            before: confidences of the main chain before it.
+            sampler: who can name others.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoSiblings:
+    """A chain."""
+
+    def beside(self, proposal: Proposal, before: Sequence[float], sampler: Sampler) -> list[int]:
+        """Nothing."""
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedSiblings:
+    """The widths of SWIFT and ConfLayers, as in their released code: fewer where the draft is surer of itself."""
+
+    def beside(self, proposal: Proposal, before: Sequence[float], sampler: Sampler) -> list[int]:
+        """Up to 3, 5, 8 or 10 tokens a depth, the main one included; 1, 3, 5 or 10 where tokens are drawn."""
+        widths = (1, 3, 5, 10) if sampler.random else (3, 5, 8, 10)
+        p = proposal.confidence
+        width = widths[0] if p > 0.95 else widths[1] if p > 0.8 else widths[2] if p > 0.5 else widths[3]
+        return sampler.siblings(proposal, width - 1, lambda _: True) if width > 1 else []
+
+
+@dataclass(frozen=True, slots=True)
+class WorthwhileSiblings:
+    """As many as are expected to save more time than their row of the verification costs. The rule is our own.
+
+    A sibling is of use if the chain before it is accepted and the sibling is what the target says. On a machine where
+    rows are dear, trees are narrow or chains.
+
+    Attributes:
+        costs: measured as decoding goes on.
+        calibration: what confidences have been worth.
+        most: siblings at one depth, 0 or more.
+    """
+
+    costs: Costs
+    calibration: Calibration
+    most: int = 9
+
+    def beside(self, proposal: Proposal, before: Sequence[float], sampler: Sampler) -> list[int]:
+        """None until the price of a row has been measured."""
+        row, token = self.costs.row_seconds, self.costs.token_seconds
+        if len(self.costs.passes) < 2 or not proposal.confidence >= 0:
+            return []
+        value = self.calibration.reach(before) * token
+        # All siblings together are right at most this often: no ranking is made where even that would not pay.
+        if value * (1 - self.calibration.acceptance(proposal.confidence)) <= row:
+            return []
+        worth: Callable[[float], bool] = lambda probability: value * probability > row  # noqa: E731
+        return sampler.siblings(proposal, self.most, worth)
