@@ -123,6 +123,8 @@ class Llm:
             plan = load_plan(plan, self.body.identity)
         if plan is not None and not isinstance(plan, Plan):
             raise InputError(f"plan must be a Plan or the path of a saved one, not {plan!r}")
+        if not self.body.trees and options.get("tree") == "paper":
+            raise InputError(f"{self.name} cannot verify trees exactly: leave out tree='paper' to draft chains")
         return replace(build_method(method, self.body.layers, plan, **options), model=self.body.identity)
 
     def generate(self, prompt: Prompt, **arguments: Any) -> Result:

@@ -13,7 +13,9 @@ from lossless.reference import NEW_TOKENS, PROMPT, assert_untouched, greedy, log
 from conflayers import Llm
 from conflayers.body.contract import Trace
 from conflayers.drafters.length import ConfidenceStop
+from conflayers.drafters.siblings import PublishedSiblings
 from conflayers.drafters.subnetwork import Subnetwork
+from conflayers.errors import InputError
 from conflayers.plan import FULL, Plan
 from conflayers.round import Method, Round, State
 
@@ -36,6 +38,9 @@ PLANS = {
 }
 # One of each kind of attention: full, sliding, and both in turn with sinks.
 KINDS = ("llama", "mistral", "gpt_oss")
+
+# These see their neighbours by cache row and not by position, so the nodes of a tree would be taken for a text.
+CHAINS_ONLY = ("gpt_neo", "falcon with alibi")
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,26 @@ def test_all_plans_in_turn(family: Family) -> None:
     stats = result.stats
     assert stats.num_spec_steps >= len(PLANS)
     assert 0 < stats.num_accepted_draft_tokens < stats.num_draft_tokens
+    assert 1 + stats.num_plain_steps + stats.num_spec_steps + stats.num_accepted_draft_tokens == NEW_TOKENS
+
+
+@each_family
+def test_trees(family: Family) -> None:
+    llm = subject(family).llm
+    if family.name in CHAINS_ONLY:
+        assert not llm.body.trees
+        with pytest.raises(InputError, match="cannot verify trees"):
+            llm.generate(PROMPT, method="fixed", plan=FULL, tree="paper")
+        return
+    assert llm.body.trees
+    drafter = Subnetwork(ConfidenceStop(3, 0.0), PublishedSiblings())
+    task = Method("in turn", drafter, InTurn(tuple(PLANS.values())))
+    result = llm.generate(PROMPT, task=task, max_new_tokens=NEW_TOKENS)
+    assert result.token_ids == subject(family).reference
+    stats = result.stats
+    # Some tokens were accepted off the main chain, so that rows moved in the cache, and some on it.
+    assert stats.num_accepted_sibling_tokens > 1
+    assert stats.num_accepted_draft_tokens > stats.num_accepted_sibling_tokens
     assert 1 + stats.num_plain_steps + stats.num_spec_steps + stats.num_accepted_draft_tokens == NEW_TOKENS
 
 

@@ -266,7 +266,7 @@ def test_confidences_come_from_passes_that_are_made_anyway(llm):
     passes = 0
     forward = llm.body.forward
 
-    def counted(tokens, *, rows=None, record=0):
+    def counted(tokens, *, parents=None, rows=None, record=0):
         nonlocal passes
         passes += 1
         return forward(tokens, parents=parents, rows=rows, record=record)
