@@ -81,6 +81,8 @@ def _with(**changes) -> str:
         ("{}", "lacks format"),
         (_with()[:-20], "not a plan file"),
         (_with(format=99), "plan format 99"),
+        (_with(format=True), "plan format True"),
+        (_with(model={**_document()["model"], "layers": 12.0}), "its layers is 12.0"),
         (_with(extra=1), "unknown entries in the plan: extra"),
         (_with(model=[]), "'model' must be an object"),
         (_with(model={}), "'model' lacks architecture"),
@@ -142,8 +144,25 @@ def test_a_failed_save_leaves_the_earlier_plan_and_no_litter(tmp_path):
     path = tmp_path / "plan.json"
     save_plan(path, Plan.layers([1]), MODEL, {})
 
-    with pytest.raises(TypeError):
+    with pytest.raises(PlanError, match="provenance takes numbers, texts, lists and objects only"):
         save_plan(path, Plan.layers([2]), MODEL, {"not": object()})
 
     assert load_plan(path, MODEL) == Plan.layers([1])
     assert [entry.name for entry in Path(tmp_path).iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize(
+    ("indices", "complaint"),
+    [
+        ([1.5], "skips layer 1.5, but layers are whole numbers"),
+        ([True], "skips layer True"),
+        ([3, -1], "skips layer -1"),
+        (["1"], "skips layer '1'"),
+        (5, "a list of whole numbers, not 5"),
+    ],
+)
+def test_only_layer_numbers_make_a_plan(indices, complaint):
+    with pytest.raises(PlanError, match=complaint):
+        Plan.layers(indices)
+    with pytest.raises(PlanError, match="attention must be a frozenset"):
+        Plan(attention=[1])

@@ -21,14 +21,28 @@ class Plan:
     Attributes:
         attention: layers whose attention is skipped.
         mlp: layers whose MLP (or mixture of experts) is skipped.
+
+    Raises:
+        PlanError: something else than layer numbers.
     """
 
     attention: frozenset[int] = frozenset()
     mlp: frozenset[int] = frozenset()
 
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            indices = getattr(self, name)
+            if not isinstance(indices, frozenset):
+                raise PlanError(f"{name} must be a frozenset of layer numbers, not {indices!r}")
+            wrong = next((index for index in indices if type(index) is not int or index < 0), None)
+            if wrong is not None:
+                raise PlanError(f"the plan skips layer {wrong!r}, but layers are whole numbers from 0 on")
+
     @classmethod
     def layers(cls, indices: Iterable[int]) -> "Plan":
         """Skip whole decoder layers."""
+        if not isinstance(indices, Iterable):
+            raise PlanError(f"the layers of a plan are a list of whole numbers, not {indices!r}")
         skipped = frozenset(indices)
         return cls(skipped, skipped)
 
@@ -88,7 +102,7 @@ def save_plan(path: str | os.PathLike[str], plan: Plan, model: ModelIdentity, pr
     """Write a plan with the model it is for and how it was found. The file appears whole or not at all.
 
     Raises:
-        PlanError: the place cannot be written.
+        PlanError: the place cannot be written, or `provenance` holds what JSON does not.
     """
     document = {
         "format": FORMAT,
@@ -97,7 +111,10 @@ def save_plan(path: str | os.PathLike[str], plan: Plan, model: ModelIdentity, pr
         "skip_mlp": sorted(plan.mlp),
         "provenance": provenance,
     }
-    text = json.dumps(document, indent=1) + "\n"
+    try:
+        text = json.dumps(document, indent=1) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PlanError(f"a plan's provenance takes numbers, texts, lists and objects only: {error}") from error
     # Through links, and never in place of a device or a pipe.
     target, temporary = Path(path).resolve(), None
     if target.exists() and not target.is_file():
@@ -124,14 +141,14 @@ def load_plan(path: str | os.PathLike[str], model: ModelIdentity) -> Plan:
     document = _read_document(Path(path))
     expected = {"format", "model", "skip_attention", "skip_mlp", "provenance"}
     _same_keys(path, "the plan", set(document), expected)
-    if document["format"] != FORMAT:
+    if type(document["format"]) is not int or document["format"] != FORMAT:
         raise PlanError(f"{path} has plan format {document['format']!r}; this version reads format {FORMAT}")
     if not isinstance(document["model"], dict):
         raise PlanError(f"{path} does not describe its model: 'model' must be an object")
     wanted = asdict(model)
     _same_keys(path, "'model'", set(document["model"]), set(wanted))
     for key, value in wanted.items():
-        if document["model"][key] != value:
+        if type(document["model"][key]) is not type(value) or document["model"][key] != value:
             raise PlanError(
                 f"{path} was made for another model: its {key} is {document['model'][key]!r}, "
                 f"this model's is {value!r}; search again for this model"
