@@ -1,9 +1,8 @@
 """The body for any architecture of transformers: the model's own forward, with sublayers switched off in place."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +12,8 @@ from transformers import PreTrainedModel
 from conflayers.body.anatomy import Anatomy, Part, examine
 from conflayers.body.cache import PositionedCache
 from conflayers.body.contract import Pass, Trace
-from conflayers.body.switch import Replacement, forwards_replaced, passing, silent
+from conflayers.body.multimodal import nothing_noted, prompt_arguments
+from conflayers.body.switch import Replacement, forwards_replaced, listening, passing, put_back, silent
 from conflayers.body.trees import depths, tree_mask
 from conflayers.errors import InputError
 from conflayers.plan import ModelIdentity, Plan
@@ -42,6 +42,8 @@ class PortableBody:
         self.identity = _identity(model, self.anatomy)
         self.trees = False
         self._cache = PositionedCache(list(self.anatomy.windows), 0)
+        # From cache row to rotary position, broadcast over [..., 1, tokens]: images take fewer positions than rows.
+        self._shift: torch.Tensor | int = 0
 
     @property
     def length(self) -> int:
@@ -54,10 +56,12 @@ class PortableBody:
             self.release()
             self._cache = PositionedCache(list(self.anatomy.windows), capacity)
         self._cache.rollback(0)
+        self._shift = 0
 
     def release(self) -> None:
         """Give the cache's memory back."""
         self._cache = PositionedCache(list(self.anatomy.windows), 0)
+        self._shift = 0
 
     def rollback(self, length: int) -> None:
         """Forget the cached tokens from position `length` on."""
@@ -82,21 +86,47 @@ class PortableBody:
     ) -> Pass:
         """Run `tokens` after the cached ones; see `contract.Body.forward`."""
         start, count = self._cache.length, len(tokens)
-        wanted = count if rows is None else rows
         self._cache.check_room(count)
         ids = torch.tensor([tokens], device=self.model.device)
         offsets = range(count) if parents is None else depths(parents)
         positions = torch.tensor([[start + offset for offset in offsets]], device=self.model.device)
+        masks = None if parents is None else self._tree_masks(parents)
+        arguments = {"input_ids": ids, "position_ids": positions + self._shift, "attention_mask": masks}
+        return self._run(arguments, count, count if rows is None else rows, record)
+
+    @torch.no_grad()
+    def prefill(self, tokens: Sequence[int], inputs: Mapping[str, Any], *, record: int = 0) -> Pass:
+        """Run a whole prompt with what belongs to it beside its ids, and cache it; logits of its last token.
+
+        Until the cache is next reserved or released, `forward` continues at the positions that follow the prompt's.
+
+        Args:
+            tokens: the prompt, placeholders of images included.
+            inputs: what a processor of transformers puts out beside the ids, as tensors.
+            record: as for `forward`.
+
+        Raises:
+            InputError: the inputs do not fit each other, the tokens or the model.
+        """
+        if self._cache.length:
+            raise IndexError(f"a prompt starts an empty cache: this one holds {self._cache.length} tokens")
+        self._cache.check_room(len(tokens))
+        ids = torch.tensor([tokens], device=self.model.device)
+        try:
+            with nothing_noted(self.model):
+                arguments = prompt_arguments(self.model, ids, inputs, self._cache)
+                result = self._run(arguments, len(tokens), 1, record)
+        except (ValueError, TypeError, IndexError, KeyError) as error:
+            raise InputError(f"{self.anatomy.name} cannot take this prompt's inputs: {error}") from error
+        positions = arguments.get("position_ids")
+        self._shift = 0 if positions is None else positions[..., -1:] + 1 - len(tokens)
+        return result
+
+    def _run(self, arguments: Mapping[str, Any], count: int, wanted: int, record: int) -> Pass:
+        """One pass over `count` tokens, `wanted` rows of logits, cached after what is cached."""
+        common = {"past_key_values": self._cache, "use_cache": True, "logits_to_keep": wanted, "return_dict": True}
         with _recording(self.anatomy, min(record, count)) as taken:
-            output = self.model(
-                input_ids=ids,
-                position_ids=positions,
-                attention_mask=None if parents is None else self._tree_masks(parents),
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=wanted,
-                return_dict=True,
-            )
+            output = self.model(**{**arguments, **common})
         self._cache.advance(count)
         # Models that do not know `logits_to_keep` put out all rows.
         return Pass(output.logits[0, -wanted:], taken() if record else None)
@@ -125,17 +155,22 @@ class PortableBody:
         with forwards_replaced(replacements):
             yield
 
+    def put_back(self) -> None:
+        """Switch on whatever an interrupt left switched off."""
+        for parts in self.anatomy.layers:
+            put_back(part.module for part in (parts.layer, parts.attention, *parts.mlp))
+
 
 @contextmanager
 def _recording(anatomy: Anatomy, tokens: int) -> Iterator[Callable[[], Trace]]:
     """Keep the last `tokens` rows of every sublayer's output, for the one pass run inside."""
     outputs: dict[nn.Module, torch.Tensor] = {}
 
-    def keep(part: Part, module: nn.Module, _: Any, output: Any) -> None:
+    def hear(part: Part, output: Any) -> None:
         out = output[0] if part.returns else output
         rows = out.reshape(-1, part.width)
         # A view of a part would hold the whole prompt's activations of every layer in memory.
-        outputs[module] = rows if part.final and len(rows) == tokens else rows[-tokens:].clone()
+        outputs[part.module] = rows if part.final and len(rows) == tokens else rows[-tokens:].clone()
 
     def trace() -> Trace:
         return Trace(
@@ -143,11 +178,8 @@ def _recording(anatomy: Anatomy, tokens: int) -> Iterator[Callable[[], Trace]]:
             mlp=[_sum([outputs[part.module] for part in parts.mlp]) for parts in anatomy.layers],
         )
 
-    with ExitStack() as hooks:
-        if tokens:
-            for parts in anatomy.layers:
-                for part in (parts.attention, *parts.mlp):
-                    hooks.callback(part.module.register_forward_hook(partial(keep, part)).remove)
+    heard = [part for parts in anatomy.layers for part in (parts.attention, *parts.mlp)] if tokens else []
+    with forwards_replaced(listening(part, hear) for part in heard):
         yield trace
 
 
