@@ -11,6 +11,9 @@ from conflayers.body.anatomy import Part
 
 Replacement = tuple[nn.Module, Callable[..., Any]]
 
+# The name under which a replaced forward carries what it stands for; None where the module had none of its own.
+REPLACED = "_conflayers_replaced"
+
 
 def first_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """The hidden states among the arguments of a layer or sublayer: the first, or the one of that name."""
@@ -40,28 +43,57 @@ def silent(part: Part) -> Replacement:
     return part.module, forward
 
 
+def listening(part: Part, hear: Callable[[Part, Any], None]) -> Replacement:
+    """The part's own forward, whose every output is shown to `hear`."""
+    own = part.module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        output = own(*args, **kwargs)
+        hear(part, output)
+        return output
+
+    return part.module, forward
+
+
 @contextmanager
 def forwards_replaced(replacements: Iterable[Replacement]) -> Iterator[None]:
-    """Give modules another forward inside the context, and back their own afterwards, whatever happens inside."""
-    replacements = list(replacements)
-    # A module may already carry a forward of its own (offloading libraries set one), so that is put back, not dropped.
-    originals = [(module, module.__dict__.get("forward")) for module, _ in replacements]
+    """Give modules another forward inside the context, and back their own afterwards, whatever happens inside.
+
+    Should an interrupt hit the very moment of leaving, `put_back` still does it.
+    """
+    replaced: list[Replacement] = []
     try:
         for module, forward in replacements:
+            # A module may already carry a forward of its own (offloading libraries set one): that is put back.
+            forward.__dict__[REPLACED] = module.__dict__.get("forward")
+            replaced.append((module, forward))
             module.__dict__["forward"] = forward
         yield
     finally:
         try:
-            _restore(originals)
+            _restore(replaced)
         except KeyboardInterrupt:
             # A second Ctrl-C must not leave half of them switched off.
-            _restore(originals)
+            _restore(replaced)
             raise
 
 
-def _restore(originals: list[tuple[nn.Module, Callable[..., Any] | None]]) -> None:
-    for module, original in originals:
-        if original is None:
-            module.__dict__.pop("forward", None)
-        else:
-            module.__dict__["forward"] = original
+def _restore(replaced: list[Replacement]) -> None:
+    for module, forward in replaced:
+        if module.__dict__.get("forward") is forward:
+            _put_back(module)
+
+
+def put_back(modules: Iterable[nn.Module]) -> None:
+    """Give every module its own forward back, where an interrupt left it another."""
+    for module in modules:
+        while REPLACED in getattr(module.__dict__.get("forward"), "__dict__", ()):
+            _put_back(module)
+
+
+def _put_back(module: nn.Module) -> None:
+    original = module.__dict__["forward"].__dict__[REPLACED]
+    if original is None:
+        module.__dict__.pop("forward", None)
+    else:
+        module.__dict__["forward"] = original

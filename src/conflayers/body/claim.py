@@ -1,0 +1,67 @@
+"""One request at a time on one model, whoever drives it, and the model left as it was found."""
+
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from torch import nn
+
+from conflayers.errors import InputError
+
+# The name under which a model carries the request that runs on it, beside its parameters and modules. On the model and
+# not in a body, because several bodies may drive one model.
+KEY = "_conflayers_request"
+
+T = TypeVar("T")
+
+
+def claim(model: nn.Module, request: object) -> None:
+    """Have `model` to oneself until `let_go`.
+
+    Raises:
+        InputError: another request runs on it.
+    """
+    mine = (request, id(model))
+    # One step of the interpreter, so that of two threads one gets it.
+    held = model.__dict__.setdefault(KEY, mine)
+    if held is mine:
+        return
+    if held[1] == id(model):
+        raise InputError("this model is already generating: finish or close that request first")
+    # A deep copy of a model that was generating; its copied request never ends.
+    model.__dict__[KEY] = mine
+
+
+def let_go(model: nn.Module, request: object) -> None:
+    """End the claim of `request`, if it has one."""
+    if model.__dict__.get(KEY, (None,))[0] is request:
+        del model.__dict__[KEY]
+
+
+def exclusively(body: Any, rounds: Generator[T, None, None]) -> Generator[T, None, None]:
+    """`rounds`, with the model of `body` to themselves; whatever ends them, the model is as before.
+
+    Args:
+        body: a `PortableBody`.
+        rounds: what `conflayers.decoding.decode` returns.
+
+    Raises:
+        InputError: another request runs on the model.
+    """
+    request = object()
+    try:
+        claim(body.model, request)
+        yield from rounds
+    finally:
+        try:
+            _end(body, rounds, request)
+        except KeyboardInterrupt:
+            # A Ctrl-C while the first one is being cleaned up after.
+            _end(body, rounds, request)
+            raise
+
+
+def _end(body: Any, rounds: Generator[T, None, None], request: object) -> None:
+    rounds.close()
+    if body.model.__dict__.get(KEY, (None,))[0] is request:
+        body.put_back()
+        let_go(body.model, request)
