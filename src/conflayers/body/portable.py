@@ -50,6 +50,16 @@ class PortableBody:
         """Tokens the cache holds."""
         return self._cache.length
 
+    @property
+    def cache(self) -> PositionedCache:
+        """Keys and values of the text so far, until the next `reserve` or `release`."""
+        return self._cache
+
+    @property
+    def room(self) -> int:
+        """Tokens the cache was made for."""
+        return self._cache.capacity
+
     def reserve(self, capacity: int) -> None:
         """Empty the cache and make room for `capacity` tokens, in the memory it has where that is enough."""
         if self._cache.capacity < capacity:
