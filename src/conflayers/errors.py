@@ -23,3 +23,11 @@ class PlanError(ConfLayersError, ValueError):
 
 class NumericalError(ConfLayersError, RuntimeError):
     """Scores that no token can be chosen by: not finite, or with every token ruled out."""
+
+
+class DraftError(ConfLayersError, ValueError):
+    """A drafter proposed what no verification can run: the fault is the drafter's, and the message says which."""
+
+
+class OutOfMemoryError(ConfLayersError, RuntimeError):
+    """A request that needs more memory than there is; the message says how much text it was for."""

@@ -3,13 +3,17 @@
 from collections.abc import Generator
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
-from conflayers.errors import InputError
+from conflayers.errors import InputError, OutOfMemoryError
 
 # The name under which a model carries the request that runs on it, beside its parameters and modules. On the model and
 # not in a body, because several bodies may drive one model.
 KEY = "_conflayers_request"
+
+# What torch's allocators say, those of the CPU among them, which raise plain RuntimeErrors.
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 T = TypeVar("T")
 
@@ -45,12 +49,28 @@ def exclusively(body: Any, rounds: Generator[T, None, None]) -> Generator[T, Non
         rounds: what `conflayers.decoding.decode` returns.
 
     Raises:
-        InputError: another request runs on the model.
+        InputError: another request runs on the model. OutOfMemoryError: the request is too large for the memory.
     """
     request = object()
+    gradients = torch.is_grad_enabled()
     try:
         claim(body.model, request)
-        yield from rounds
+        for kept in rounds:
+            yield kept
+            gradients = torch.is_grad_enabled()
+    except KeyboardInterrupt:
+        # One that hits the end of a `torch.no_grad` leaves it in force.
+        torch.set_grad_enabled(gradients)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        room = body.room
+        body.release()
+        raise OutOfMemoryError(
+            f"out of memory with a cache for {room} tokens (the prompt, the new ones and what is drafted): "
+            "shorten the prompt, lower max_new_tokens, or load the model in a smaller dtype"
+        ) from error
     finally:
         try:
             _end(body, rounds, request)
@@ -65,3 +85,9 @@ def _end(body: Any, rounds: Generator[T, None, None], request: object) -> None:
     if body.model.__dict__.get(KEY, (None,))[0] is request:
         body.put_back()
         let_go(body.model, request)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error).lower() for words in OUT_OF_MEMORY)
