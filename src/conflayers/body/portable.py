@@ -105,7 +105,7 @@ class PortableBody:
         return self._run(arguments, count, count if rows is None else rows, record)
 
     @torch.no_grad()
-    def prefill(self, tokens: Sequence[int], inputs: Mapping[str, Any], *, record: int = 0) -> Pass:
+    def prefill(self, tokens: Sequence[int], inputs: Mapping[str, Any], record: int = 0) -> Pass:
         """Run a whole prompt with what belongs to it beside its ids, and cache it; logits of its last token.
 
         Until the cache is next reserved or released, `forward` continues at the positions that follow the prompt's.
