@@ -1,25 +1,23 @@
 """What users call: `load` a model, then `generate` or `stream`."""
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import PreTrainedModel
 
+from conflayers.body.claim import exclusively
 from conflayers.body.defaults import end_tokens, logits_processors
 from conflayers.body.load import load_checkpoint
-from conflayers.body.multimodal import check_inputs
 from conflayers.body.portable import PortableBody
 from conflayers.body.selftest import self_test
 from conflayers.choice import split_choice
 from conflayers.decoding import decode
 from conflayers.errors import InputError
 from conflayers.methods import build_method
-from conflayers.multimodal import Encoded
 from conflayers.plan import Plan, load_plan, save_plan
 from conflayers.prompts import Prompt, encode
 from conflayers.round import Method
@@ -55,20 +53,20 @@ class Result:
 class Stream(Iterator[str]):
     """The pieces of an answer as they are accepted. `result` is there once the last piece is out.
 
-    Closing it, or dropping it, ends the request and leaves the model ready for the next.
+    Closing it, leaving a `with` block around it, or dropping it ends the request and leaves the model ready for the
+    next. Until then the model answers no other request.
     """
 
-    def __init__(self, pieces: Any) -> None:
+    def __init__(self, pieces: Generator[str, None, Result]) -> None:
         self._pieces = pieces
         self._result: Result | None = None
 
     def __next__(self) -> str:
         try:
-            piece: str = next(self._pieces)
+            return next(self._pieces)
         except StopIteration as stop:
             self._result = stop.value or self._result
             raise StopIteration from None
-        return piece
 
     @property
     def result(self) -> Result:
@@ -85,29 +83,34 @@ class Stream(Iterator[str]):
         """End the request now."""
         self._pieces.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class Llm:
     """A model that drafts for itself. One request at a time, one sequence a request.
 
     Args:
         model: a decoder-only causal language model of transformers, in eval mode.
-        tokenizer: its tokenizer, or the processor of a model that takes images; without one, prompts must be token ids.
+        tokenizer: its tokenizer; without one, prompts must be token ids.
         name: what to call it in reports.
 
     Raises:
         UnsupportedModelError: the model's structure cannot be driven exactly; the message says why.
-        InputError: the model is in training mode.
+        InputError: the model is in training mode, or is none of transformers.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any = None, name: str | None = None) -> None:
+        if not isinstance(model, PreTrainedModel):
+            raise InputError(f"model must be a model of transformers, not {type(model).__name__}")
         self.model = model
-        # A processor has a tokenizer inside.
-        self.processor = tokenizer if hasattr(tokenizer, "tokenizer") else None
-        self.tokenizer = tokenizer if self.processor is None else tokenizer.tokenizer
+        self.tokenizer = tokenizer
         self.name = name or type(model).__name__
         self.body = PortableBody(model)
         self.differences = self_test(self.body)
-        self._busy = threading.Lock()
 
     def task(self, method: str = "conflayers", plan: PlanSource = None, **options: Any) -> Method:
         """A method with its memory, to be given to several requests of one kind.
@@ -137,8 +140,8 @@ class Llm:
         Greedy unless sampling is asked for; then they are distributed as the whole model's own.
 
         Args:
-            prompt: a text (put into the model's chat template where there is one), a list of chat messages, with
-                images for a model that takes them, token ids, or the inputs that a processor or tokenizer put out.
+            prompt: a text (put into the model's chat template where there is one), a list of chat messages, or token
+                ids.
             arguments: `method` and its options or a `task`; `plan`; `max_new_tokens` (256, or what the context still
                 has room for); `chat` (True or False to insist on the chat template or on none); `stop_strings` (the
                 text ends where one of them is complete); and how tokens are chosen: every field of
@@ -177,9 +180,7 @@ class Llm:
             raise InputError("the task was made for another model: ask this one for a task of its own")
         if self.model.training:
             raise InputError("the model is in training mode, where dropout changes its output: call model.eval() first")
-        encoded = self._encode(prompt, chat)
-        check_inputs(self.model, encoded.inputs)
-        ids = encoded.ids
+        ids = self.encode(prompt, chat=chat)
         count = self._new_tokens(len(ids), max_new_tokens)
         chosen = task or self.task(method or "conflayers", plan, **options)
         settings = choice.settings()
@@ -198,7 +199,6 @@ class Llm:
             max_new_tokens=count,
             end=end_tokens(self.model, settings),
             stop=stops,
-            prefill=partial(self.body.prefill, ids, encoded.inputs) if encoded.inputs else None,
         )
         return Stream(self._pieces(ids, rounds if count else None, chosen, stops))
 
@@ -206,16 +206,9 @@ class Llm:
         """The token ids the model is given for `prompt`.
 
         Raises:
-            InputError: the prompt is empty, a batch, more than ids (images), or needs a tokenizer or template the model
-                does not have.
+            InputError: the prompt is empty, a batch, or needs a tokenizer or template the model does not have.
         """
-        encoded = self._encode(prompt, chat)
-        if encoded.inputs:
-            raise InputError(f"the prompt is more than token ids: it comes with {', '.join(encoded.inputs)}")
-        return encoded.ids
-
-    def _encode(self, prompt: Prompt, chat: bool | None) -> Encoded:
-        return encode(prompt, self.tokenizer, self.name, self.body.vocab_size, chat, self.processor)
+        return encode(prompt, self.tokenizer, self.name, self.body.vocab_size, chat)
 
     def save_plan(self, path: str | PathLike[str], plan: Plan, **provenance: Any) -> None:
         """Write `plan` for this model to a file that `plan=` and `--plan` take.
@@ -230,6 +223,8 @@ class Llm:
         if room < 0:
             raise InputError(f"the prompt has {prompt_tokens} tokens, the model's context is {self.body.context}")
         if wanted is None:
+            if not room:
+                raise InputError(f"the prompt fills the model's context of {self.body.context} tokens: shorten it")
             return min(DEFAULT_NEW_TOKENS, room)
         if type(wanted) is not int or wanted < 0:
             raise InputError(f"max_new_tokens must be a whole number of 0 or more, not {wanted!r}")
@@ -240,32 +235,37 @@ class Llm:
             )
         return wanted
 
-    def _pieces(self, ids: list[int], rounds: Any, method: Method, stops: StopStrings | None) -> Any:
+    def _pieces(
+        self, ids: list[int], rounds: Any, method: Method, stops: StopStrings | None
+    ) -> Generator[str, None, Result]:
         """Run the request, or nothing where there are no `rounds` to run."""
-        if not self._busy.acquire(blocking=False):
-            raise InputError("this model is already generating: finish or close that request first")
+        detokenizer = Detokenizer(self.tokenizer) if self.tokenizer is not None else None
+        stats = Stats(prompt_tokens=len(ids))
+        known = len(getattr(method.selector, "decisions", ()))
+        tokens: list[int] = []
+        text = ""
+        running = exclusively(self.body, rounds(stats=stats) if rounds else _no_rounds())
         try:
-            detokenizer = Detokenizer(self.tokenizer) if self.tokenizer is not None else None
-            stats = Stats(prompt_tokens=len(ids))
-            known = len(getattr(method.selector, "decisions", ()))
-            tokens: list[int] = []
-            text = ""
-            for new in rounds(stats=stats) if rounds else ():
+            for new in running:
                 tokens.extend(new)
-                if detokenizer is not None and (piece := detokenizer.push(new)):
-                    piece = stops.cut(text, piece) if stops else piece
+                if detokenizer is not None and (piece := _until_stop(text, detokenizer.push(new), stops)):
                     text += piece
                     yield piece
-            if detokenizer is not None and (piece := detokenizer.finish()):
-                piece = stops.cut(text, piece) if stops else piece
-                text += piece
-                yield piece
-            decisions = list(getattr(method.selector, "decisions", ()))[known:]
-            stats.decisions = decisions
-            plan = getattr(method.selector, "plan", None)
-            return Result(text, tokens, ids, stats, plan, decisions)
         finally:
-            self._busy.release()
+            running.close()
+        if detokenizer is not None and (piece := _until_stop(text, detokenizer.finish(), stops)):
+            text += piece
+            yield piece
+        stats.decisions = list(getattr(method.selector, "decisions", ()))[known:]
+        return Result(text, tokens, ids, stats, getattr(method.selector, "plan", None), stats.decisions)
+
+
+def _until_stop(text: str, piece: str, stops: StopStrings | None) -> str:
+    return stops.cut(text, piece) if stops else piece
+
+
+def _no_rounds() -> Generator[tuple[int, ...], None, None]:
+    yield from ()
 
 
 def load(
