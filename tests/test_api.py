@@ -180,7 +180,12 @@ def test_the_whole_context_can_be_used_and_no_more(llm):
     assert len(plain.token_ids) == 4
     assert llm.generate(prompt, **DRAFTS).token_ids == plain.token_ids
     assert llm.generate(prompt[:3] + prompt, max_new_tokens=1, **DRAFTS).stats.new_tokens == 1
-    assert llm.generate((prompt * 2)[:1024]).token_ids == []
+    full = (prompt * 2)[:1024]
+    with pytest.raises(InputError, match="fills the model's context of 1024 tokens: shorten it"):
+        llm.generate(full)
+    with pytest.raises(InputError, match="at most 0 fit"):
+        llm.generate(full, max_new_tokens=1)
+    assert llm.generate(full, max_new_tokens=0).token_ids == []
 
 
 def test_a_model_in_training_mode_is_refused():
