@@ -12,6 +12,7 @@ import torch
 
 from conflayers.chance import Chance
 from conflayers.draft import ROOT, Draft
+from conflayers.errors import DraftError
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ def _try_children(draft: Draft, node: int, p: torch.Tensor, chance: Chance) -> t
     """The child that is kept, if any, and what is left of `p` once all that were tried before it were rejected."""
     q = draft.drawn_from.get(node)
     for child in draft.children(node):
-        assert q is not None
+        if q is None:
+            raise DraftError(f"the draft does not say which probabilities the tokens after node {node} were drawn from")
         token = draft.tokens[child]
         # u * q < p rather than u < p / q: no division, and a token the target rules out is never kept.
         if chance.uniform() * float(q[token]) < float(p[token]):

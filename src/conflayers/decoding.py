@@ -43,9 +43,12 @@ def decode(
         prefill: runs the prompt instead of `body.forward`, for prompts that are more than tokens or partly cached; it
             is given the number of rows to trace, and leaves every prompt token in the cache.
         watch: told of the logits behind every token.
-        clock: seconds, for every cost the method decides by.
+        clock: seconds, for every cost the method decides by; one that goes back is taken to stand still.
+
+    Raises:
+        DraftError: the method's drafter proposed what cannot be verified.
     """
-    selector = method.selector
+    selector, clock = method.selector, _forward(clock)
     begun = clock()
     body.reserve(len(prompt) + max_new_tokens + MOST_SIBLINGS)
     record = selector.wants()
@@ -80,6 +83,7 @@ def _round(
     record = method.selector.wants()
     started = clock()
     draft = method.drafter.draft(state, plan) if plan is not None else Draft()
+    draft.check(state.body.vocab_size, state.left - 1, trees=state.body.trees)
     drafted = clock()
     # One pass over the last committed token and the draft. Reading the choices waits for the device, so time is true.
     verified = state.body.forward(
@@ -108,3 +112,14 @@ def _round(
     stats.select_seconds += started - begun
     stats.count(state.body.layers, done)
     return done, kept
+
+
+def _forward(clock: Clock) -> Clock:
+    latest = float("-inf")
+
+    def read() -> float:
+        nonlocal latest
+        latest = max(latest, clock())
+        return latest
+
+    return read

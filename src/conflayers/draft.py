@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from conflayers.errors import DraftError
+
 # The node that every draft grows from: the last committed token.
 ROOT = -1
 # Siblings in one draft, for which the cache keeps room. The published widths stay below it.
@@ -67,6 +69,39 @@ class Draft:
     def text(self, node: int) -> list[int]:
         """The tokens along `path`."""
         return [self.tokens[step] for step in self.path(node)]
+
+    def check(self, vocab_size: int, depth: int, *, trees: bool) -> None:
+        """Raise DraftError if this is nothing to verify: drafters may be anybody's.
+
+        Args:
+            vocab_size: ids lie below it.
+            depth: the most tokens one path may have.
+            trees: whether there may be siblings.
+        """
+        count = len(self.tokens)
+        if len(self.parents) != count or not 0 <= self.chain <= count:
+            raise DraftError(f"the draft has {count} tokens, {len(self.parents)} parents and a chain of {self.chain}")
+        if self.parents[: self.chain] != [*range(ROOT, self.chain - 1)]:
+            raise DraftError(f"the parents {self.parents[: self.chain]} of the draft's main chain are no chain")
+        for node, token in enumerate(self.tokens):
+            if type(token) is not int or not 0 <= token < vocab_size:
+                raise DraftError(f"the draft has token {token!r}; the model's ids are 0 to {vocab_size - 1}")
+            parent = self.parents[node]
+            if type(parent) is not int or not ROOT <= parent < node:
+                raise DraftError(f"node {node} of the draft follows node {parent!r}, which is not before it")
+        if self.chain > depth:
+            raise DraftError(f"the draft has a chain of {self.chain} tokens where {depth} are of use")
+        self._check_siblings(depth, trees)
+
+    def _check_siblings(self, depth: int, trees: bool) -> None:
+        siblings = len(self.tokens) - self.chain
+        if siblings and not trees:
+            raise DraftError("the draft is a tree, which this model cannot verify exactly: only chains are possible")
+        if siblings > MOST_SIBLINGS:
+            raise DraftError(f"the draft has {siblings} siblings, and {MOST_SIBLINGS} are the most")
+        for node in range(self.chain, len(self.tokens)):
+            if len(self.path(node)) > depth:
+                raise DraftError(f"the draft goes {len(self.path(node))} tokens deep where {depth} are of use")
 
     @classmethod
     def of(cls, tokens: Sequence[int]) -> "Draft":

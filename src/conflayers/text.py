@@ -46,7 +46,7 @@ class Detokenizer:
 
 
 class StopStrings:
-    """Ends a text where one of some strings is complete.
+    """Ends a text where one of some strings is complete. One object is one request's.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -58,24 +58,28 @@ class StopStrings:
     """
 
     def __init__(self, tokenizer: Any, strings: str | Sequence[str], prompt: int) -> None:
-        self.strings = [strings] if isinstance(strings, str) else list(strings)
-        if not self.strings or not all(isinstance(string, str) and string for string in self.strings):
+        given = [strings] if isinstance(strings, str) else strings
+        texts = isinstance(given, Sequence) and all(isinstance(string, str) and string for string in given)
+        if not texts or not given:
             raise InputError(f"stop_strings must be one text or several, none empty, not {strings!r}")
-        self._tokenizer = tokenizer
-        self._prompt = prompt
-        # Enough tokens for the longest string: no character takes more than four, and a few for what reads differently
-        # at the beginning.
-        self._tail = 4 * max(map(len, self.strings)) + 8
+        self.strings = list(given)
+        # Of the text before, what a string that is now completed may begin in.
+        self._overlap = max(map(len, self.strings)) - 1
+        self._detokenizer = Detokenizer(tokenizer)
+        self._seen = prompt
+        self._tail = ""
 
     def __call__(self, tokens: Sequence[int]) -> bool:
-        """Whether the text of `tokens`, prompt included, has one of the strings among its last generated tokens."""
-        generated = tokens[max(self._prompt, len(tokens) - self._tail) :]
-        text = self._tokenizer.decode(generated, skip_special_tokens=True)
+        """Whether the last of `tokens`, prompt included, complete one of the strings; none is looked at twice."""
+        piece = self._detokenizer.push(tokens[self._seen :])
+        self._seen = len(tokens)
+        text = self._tail + piece
+        self._tail = text[max(len(text) - self._overlap, 0) :]
         return any(string in text for string in self.strings)
 
     def cut(self, text: str, piece: str) -> str:
         """`piece`, which follows `text`, up to the end of the first string completed in it."""
-        start = max(len(text) - max(map(len, self.strings)) + 1, 0)
+        start = max(len(text) - self._overlap, 0)
         tail = text[start:] + piece
         ends = [tail.find(string) + len(string) for string in self.strings if string in tail]
         return piece[: max(min(ends) - (len(text) - start), 0)] if ends else piece
