@@ -7,6 +7,7 @@ from conflayers.plan import FULL, Plan
 
 if TYPE_CHECKING:
     from conflayers.api import Llm, Result, Stream, load
+    from conflayers.custom_generate import SelfSpeculative
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "Result",
+    "SelfSpeculative",
     "Stream",
     "UnsupportedModelError",
     "load",
@@ -31,4 +33,8 @@ def __getattr__(name: str) -> Any:
         from conflayers import api
 
         return getattr(api, name)
+    if name == "SelfSpeculative":
+        from conflayers.custom_generate import SelfSpeculative
+
+        return SelfSpeculative
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

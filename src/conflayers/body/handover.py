@@ -3,6 +3,8 @@
 Such a cache counts the padding of a left-padded prompt as tokens; the body never sees that padding.
 """
 
+from typing import Any
+
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
@@ -10,7 +12,7 @@ from conflayers.body.portable import PortableBody
 from conflayers.errors import InputError
 
 
-def check_cache(body: PortableBody, cache: object, padding: int = 0) -> int:
+def check_cache(body: PortableBody, cache: Any, padding: int = 0) -> int:
     """How many tokens `cache` holds, padding included.
 
     Args:
@@ -44,7 +46,7 @@ def _describe(cache: object) -> str:
     return f"a {type(cache).__name__}"
 
 
-def _check_layer(index: int, layer: object, window: int | None, tokens: int, padding: int) -> None:
+def _check_layer(index: int, layer: Any, window: int | None, tokens: int, padding: int) -> None:
     sliding = type(layer) is DynamicSlidingWindowLayer
     if not sliding and type(layer) is not DynamicLayer:
         raise InputError(f"layer {index} of past_key_values is a {type(layer).__name__}, which cannot be continued")
