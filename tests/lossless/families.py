@@ -97,12 +97,12 @@ class Family:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = auto.from_config(config, dtype=torch.float32).eval()
-            _disturb(model)
+            disturb(model)
         return model
 
 
 @torch.no_grad()
-def _disturb(model: PreTrainedModel) -> None:
+def disturb(model: PreTrainedModel) -> None:
     """Give norms and biases, which start as ones and zeros, values that show if one is left out or added."""
     for parameter in model.parameters():
         if parameter.dim() == 1:
