@@ -12,12 +12,14 @@ from transformers import PreTrainedModel
 from conflayers.body.claim import exclusively
 from conflayers.body.defaults import end_tokens, logits_processors
 from conflayers.body.load import load_checkpoint
+from conflayers.body.multimodal import check_inputs
 from conflayers.body.portable import PortableBody
 from conflayers.body.selftest import self_test
 from conflayers.choice import split_choice
 from conflayers.decoding import decode
 from conflayers.errors import InputError
 from conflayers.methods import build_method
+from conflayers.multimodal import Encoded
 from conflayers.plan import Plan, load_plan, save_plan
 from conflayers.prompts import Prompt, encode
 from conflayers.round import Method
@@ -95,7 +97,7 @@ class Llm:
 
     Args:
         model: a decoder-only causal language model of transformers, in eval mode.
-        tokenizer: its tokenizer; without one, prompts must be token ids.
+        tokenizer: its tokenizer, or the processor of a model that takes images; without one, prompts must be token ids.
         name: what to call it in reports.
 
     Raises:
@@ -107,7 +109,9 @@ class Llm:
         if not isinstance(model, PreTrainedModel):
             raise InputError(f"model must be a model of transformers, not {type(model).__name__}")
         self.model = model
-        self.tokenizer = tokenizer
+        # A processor has a tokenizer inside.
+        self.processor = tokenizer if hasattr(tokenizer, "tokenizer") else None
+        self.tokenizer = tokenizer if self.processor is None else tokenizer.tokenizer
         self.name = name or type(model).__name__
         self.body = PortableBody(model)
         self.differences = self_test(self.body)
@@ -140,8 +144,8 @@ class Llm:
         Greedy unless sampling is asked for; then they are distributed as the whole model's own.
 
         Args:
-            prompt: a text (put into the model's chat template where there is one), a list of chat messages, or token
-                ids.
+            prompt: a text (put into the model's chat template where there is one), a list of chat messages, with
+                images for a model that takes them, token ids, or the inputs that a processor or tokenizer put out.
             arguments: `method` and its options or a `task`; `plan`; `max_new_tokens` (256, or what the context still
                 has room for); `chat` (True or False to insist on the chat template or on none); `stop_strings` (the
                 text ends where one of them is complete); and how tokens are chosen: every field of
@@ -180,7 +184,9 @@ class Llm:
             raise InputError("the task was made for another model: ask this one for a task of its own")
         if self.model.training:
             raise InputError("the model is in training mode, where dropout changes its output: call model.eval() first")
-        ids = self.encode(prompt, chat=chat)
+        encoded = self._encode(prompt, chat)
+        check_inputs(self.model, encoded.inputs)
+        ids = encoded.ids
         count = self._new_tokens(len(ids), max_new_tokens)
         chosen = task or self.task(method or "conflayers", plan, **options)
         settings = choice.settings()
@@ -199,6 +205,7 @@ class Llm:
             max_new_tokens=count,
             end=end_tokens(self.model, settings),
             stop=stops,
+            prefill=partial(self.body.prefill, ids, encoded.inputs) if encoded.inputs else None,
         )
         return Stream(self._pieces(ids, rounds if count else None, chosen, stops))
 
@@ -206,9 +213,16 @@ class Llm:
         """The token ids the model is given for `prompt`.
 
         Raises:
-            InputError: the prompt is empty, a batch, or needs a tokenizer or template the model does not have.
+            InputError: the prompt is empty, a batch, more than ids (images), or needs a tokenizer or template the model
+                does not have.
         """
-        return encode(prompt, self.tokenizer, self.name, self.body.vocab_size, chat)
+        encoded = self._encode(prompt, chat)
+        if encoded.inputs:
+            raise InputError(f"the prompt is more than token ids: it comes with {', '.join(encoded.inputs)}")
+        return encoded.ids
+
+    def _encode(self, prompt: Prompt, chat: bool | None) -> Encoded:
+        return encode(prompt, self.tokenizer, self.name, self.body.vocab_size, chat, self.processor)
 
     def save_plan(self, path: str | PathLike[str], plan: Plan, **provenance: Any) -> None:
         """Write `plan` for this model to a file that `plan=` and `--plan` take.
