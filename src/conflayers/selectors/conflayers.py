@@ -32,8 +32,9 @@ Unit = Literal["layer", "sublayer"]
 FLOOR = 1e-7
 # Leading curvatures count as equal within this share of their range; exact equality has no meaning in float64.
 RUN_TOLERANCE = 0.05
-# Newly seen tokens that make another candidate worth proposing. Few, because recording slows the pass it happens in.
-NEW_ROWS = 8
+# Newly seen tokens that make another candidate worth proposing: recording slows the passes it happens in, so few at
+# first, when the prompt's own confidences are fresh and candidates differ by their ratio, and more as trials get rarer.
+MOST_NEW_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,7 @@ class ConfLayers:
 
     @property
     def _wanted(self) -> int:
-        return min(NEW_ROWS, self.settings.context_window)
+        return min(1 + self.iterations, MOST_NEW_ROWS, self.settings.context_window)
 
     def _collect(self, trace: Trace) -> None:
         """Keep the confidences of the traced positions."""

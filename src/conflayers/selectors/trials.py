@@ -16,7 +16,7 @@ MARGIN = 1.02
 LOST_SHARE = 0.01
 LOST_STEPS = 1.0
 # Rounds before a trial can be called hopeless: one disturbed measurement must not end it.
-LEAST_ROUNDS = 3
+LEAST_ROUNDS = 2
 # Plain steps between a lost trial and the next: this many at first, doubled each time.
 FIRST_WAIT = 8
 LONGEST_WAIT = 1024
