@@ -9,11 +9,14 @@ from typing import Any
 import torch
 
 from conflayers.api import DEFAULT_NEW_TOKENS, Llm, Result
+from conflayers.choice import Choice, split_choice
 from conflayers.errors import InputError
 from conflayers.plan import Plan
 from conflayers.prompts import Prompt
 from conflayers.stats import Stats
 
+# Settings that every way of decoding takes.
+CHOICES = {"stop_strings", *(item.name for item in fields(Choice))} - {"do_sample"}
 PLAIN, TRANSFORMERS = "vanilla", "hf"
 WARM_UP_TOKENS = 8
 
@@ -90,6 +93,9 @@ def compare(
     """
     if repeat < 1:
         raise InputError(f"repeat must be 1 or more, not {repeat}")
+    choice, _ = split_choice({name: value for name, value in options.items() if name != "stop_strings"})
+    if choice.sampled:
+        raise InputError("a comparison is of greedy decoding: texts drawn at random differ. Leave out the sampling")
     ids = llm.encode(prompt, chat=chat)
     # Whatever is wrong with the arguments is raised before any time is spent.
     llm.stream(ids, method=method, plan=plan, max_new_tokens=max_new_tokens, **options).close()
@@ -97,7 +103,12 @@ def compare(
     if not count:
         raise InputError("a comparison needs room for at least one new token")
     tell = tell or (lambda _: None)
-    ways = {method: {"method": method, "plan": plan, **options}, PLAIN: {"method": PLAIN}, TRANSFORMERS: {}}
+    chosen = {name: value for name, value in options.items() if name in CHOICES}
+    ways = {
+        method: {"method": method, "plan": plan, **options},
+        PLAIN: {"method": PLAIN, **chosen},
+        TRANSFORMERS: chosen,
+    }
     runs = {way: _Runs() for way in ways}
     if first is not None:
         runs[method].add(first.token_ids, first.stats)
@@ -132,8 +143,8 @@ def new_tokens(llm: Llm, ids: Sequence[int], wanted: int | None) -> int:
     return min(DEFAULT_NEW_TOKENS, llm.body.context - len(ids)) if wanted is None else wanted
 
 
-def transformers_greedy(llm: Llm, ids: Sequence[int], count: int) -> list[int]:
-    """The new tokens of transformers' own greedy `generate`, `count` at most."""
+def transformers_greedy(llm: Llm, ids: Sequence[int], count: int, **settings: Any) -> list[int]:
+    """The new tokens of transformers' own greedy `generate`, `count` at most, by settings of that name."""
     inputs = torch.tensor([list(ids)], device=llm.model.device)
     padding = llm.model.generation_config.pad_token_id
     outputs = llm.model.generate(
@@ -145,6 +156,8 @@ def transformers_greedy(llm: Llm, ids: Sequence[int], count: int) -> list[int]:
         max_new_tokens=count,
         # One sequence is never padded; a token that is named keeps transformers from warning that none is.
         pad_token_id=0 if padding is None else padding,
+        **({"tokenizer": llm.tokenizer} if "stop_strings" in settings else {}),
+        **settings,
     )
     tokens: list[int] = outputs[0, len(ids) :].tolist()
     return tokens
@@ -163,7 +176,7 @@ def _run(llm: Llm, way: str, ids: list[int], count: int, arguments: dict[str, An
         result = llm.generate(ids, max_new_tokens=count, **arguments)
         return result.token_ids, result.stats
     begun = time.perf_counter()
-    tokens = transformers_greedy(llm, ids, count)
+    tokens = transformers_greedy(llm, ids, count, **arguments)
     seconds = time.perf_counter() - begun
     return tokens, Stats(new_tokens=len(tokens), num_plain_steps=max(len(tokens) - 1, 0), total_seconds=seconds)
 

@@ -60,6 +60,61 @@ def test_json_is_one_line_with_every_field(run, model):
     assert row["identical"] is None
 
 
+def test_statistics_of_the_request_are_in_the_document(run, model):
+    result = run(
+        "generate", model, *PROMPT, "--max-new-tokens", "40", *LAYER_OPTIONS, "--option", "fallback=false", "--json"
+    )
+    statistics = json.loads(result.stdout)["statistics"]
+    histogram = {int(length): count for length, count in statistics["acceptance_histogram"].items()}
+    assert sum(histogram.values()) == statistics["num_spec_steps"] > 0
+    assert sum(k * v for k, v in histogram.items()) == statistics["num_accepted_draft_tokens"]
+    assert sum(statistics["num_accepted_tokens_per_pos"]) == statistics["num_accepted_draft_tokens"]
+    parts = [statistics[f"{phase}_seconds"] for phase in ("prefill", "draft", "verify", "select")]
+    assert min(parts) >= 0
+    assert sum(parts) <= statistics["total_seconds"] * 1.001
+
+
+def test_a_seed_gives_the_same_text_by_every_method(run, model):
+    sampled = ("--temperature", "1.5", "--top-p", "0.95", "--seed", "7", "--max-new-tokens", "40")
+    texts = [
+        run("generate", model, *PROMPT, *sampled, *arguments).stdout
+        for arguments in (("--method", "vanilla"), LAYER_OPTIONS, (*LAYER_OPTIONS, "--option", "fallback=false"))
+    ]
+    other = run("generate", model, *PROMPT, *sampled, "--seed", "8", "--method", "vanilla").stdout
+    assert texts[0] == texts[1] == texts[2] != other
+
+
+def test_text_ends_at_a_stop_text(run, model):
+    whole = run("generate", model, *PROMPT, "--max-new-tokens", "40").stdout.rstrip("\n")
+    stop = whole[10:13]
+    result = run("generate", model, *PROMPT, "--max-new-tokens", "40", "--stop", "never there", "--stop", stop)
+    assert result.stdout == whole[: whole.index(stop) + len(stop)] + "\n"
+
+
+def test_settings_of_greedy_decoding_are_compared_too(run, model):
+    settings = ("--option", "repetition_penalty=1.3", "--option", "no_repeat_ngram_size=2", "--stop", "zz")
+    result = run("generate", model, *PROMPT, "--max-new-tokens", "32", *settings, "--compare", "--json")
+    rows = json.loads(result.stdout)["rows"]
+    assert all(row["identical"] is True for row in rows)
+    plain = run("generate", model, *PROMPT, "--max-new-tokens", "32", "--json")
+    assert json.loads(plain.stdout)["token_ids"] != json.loads(result.stdout)["token_ids"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--temperature", "0.7", "--compare"), "--compare is of greedy decoding"),
+        (("--seed", "3"), "seed needs sampling"),
+        (("--temperature", "0.7", "--option", "temperature=1"), "temperature is given both"),
+        (("--option", "draft_length=7", "--option", "confidence_stop=0.5"), "confidence_stop belongs to"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_a_model_is_loaded(run, arguments, complaint):
+    result = run("generate", "/nowhere", *PROMPT, *arguments)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+
+
 @pytest.mark.parametrize("variant", ["default", "paper"])
 def test_comparison_finds_the_same_tokens(run, model, variant):
     result = run(

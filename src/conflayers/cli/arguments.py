@@ -44,6 +44,15 @@ Device = Annotated[
     str | None, typer.Option(metavar="D", help="A torch device. By default an accelerator if there is one.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads. By default torch decides.")]
+Temperature = Annotated[
+    float | None, typer.Option(metavar="T", help="Draw tokens at random; 0 is greedy, as is leaving it out.")
+]
+TopP = Annotated[float | None, typer.Option(metavar="P", help="Draw from the likeliest tokens that make up P.")]
+TopK = Annotated[int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="The same text for the same seed, whatever the method.")]
+StopText = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End where this text is complete; may be repeated.")
+]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Allow the repository's own code to run.")]
 Revision = Annotated[str | None, typer.Option(metavar="R", help="Revision of a hub repository.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -79,6 +88,19 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
             raise InputError(f"option {name!r} is given twice")
         options[name] = _value(value.strip())
     return options
+
+
+def merge(options: dict[str, Any], named: dict[str, Any]) -> None:
+    """Add to `options` what was given by an option of its own.
+
+    Raises:
+        InputError: something is given both ways.
+    """
+    for name, value in named.items():
+        if value is not None:
+            if name in options:
+                raise InputError(f"{name} is given both by --option and by an option of its own")
+            options[name] = value
 
 
 def check_output(path: Path | None) -> None:

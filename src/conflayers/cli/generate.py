@@ -33,6 +33,11 @@ def run(
         int | None, typer.Option(min=0, metavar="N", help="256 by default, or what the context has room for.")
     ] = None,
     chat: arg.Chat = None,
+    temperature: arg.Temperature = None,
+    top_p: arg.TopP = None,
+    top_k: arg.TopK = None,
+    seed: arg.Seed = None,
+    stop: arg.StopText = None,
     trust_remote_code: arg.TrustRemoteCode = False,
     revision: arg.Revision = None,
     compare: Annotated[
@@ -44,6 +49,8 @@ def run(
     """Answer a prompt; the text appears as it is accepted."""
     text = arg.read_prompt(prompt, prompt_file)
     options = arg.parse_options([*([f"variant={variant.value}"] if variant else []), *(option or [])])
+    named = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "stop_strings": stop or None}
+    arg.merge(options, named)
     request = Request(method, plan, options, max_new_tokens, compare, repeat)
     request.check()
     arg.check_output(save_plan)
@@ -74,6 +81,7 @@ class Request:
 
     def check(self) -> None:
         """Raise InputError or PlanError for what can be seen to be wrong before a model is loaded."""
+        from conflayers.choice import split_choice
         from conflayers.methods import build_method
         from conflayers.plan import FULL
 
@@ -83,7 +91,11 @@ class Request:
             raise InputError("--repeat needs --compare")
         if self.compare and self.max_new_tokens == 0:
             raise InputError("--compare needs at least one new token")
-        build_method(self.method, 1, None if self.plan is None else FULL, **self.options)
+        choice, options = split_choice(self.options)
+        if self.compare and choice.sampled:
+            raise InputError("--compare is of greedy decoding: texts drawn at random differ. Leave out the sampling")
+        options.pop("stop_strings", None)
+        build_method(self.method, 1, None if self.plan is None else FULL, **options)
 
     def values(self) -> dict[str, Any]:
         """The settings that belong beside a measurement."""

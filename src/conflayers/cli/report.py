@@ -51,6 +51,7 @@ def document(llm: "Llm", result: "Result", rows: list[Row], **arguments: Any) ->
         "token_ids": result.token_ids,
         "decisions": result.decisions,
         "plan": plan_values(result.plan),
+        "statistics": result.stats.as_dict(),
         "rows": [asdict(row) for row in rows],
     }
 
