@@ -69,7 +69,8 @@ class SelfSpeculative:
             build_method(method or "conflayers", 1, None if plan is None else FULL, **method_options)
         Choice(do_sample=True, seed=seed, acceptance=acceptance)
         self.streamer = streamer
-        self.tokenizer = tokenizer
+        # A processor has a tokenizer inside.
+        self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         self._task = task
         self._method: dict[str, Any] = {"method": method or "conflayers", "plan": plan, **method_options}
         self._seed, self._acceptance = seed, acceptance
@@ -223,6 +224,8 @@ def _run(
     stats = Stats()
 
     def prefill(record: int) -> Pass:
+        if request.inputs:
+            return body.prefill(request.tokens, request.inputs, record)
         adopt(body, request.cache, request.padding)
         return body.forward(request.tokens[request.cached :], rows=1, record=record)
 
@@ -237,7 +240,7 @@ def _run(
             end=_end_tokens(follower.criteria),
             stats=stats,
             stop=follower,
-            prefill=prefill if request.cached else None,
+            prefill=prefill if request.cached or request.inputs else None,
         )
         if wants_cache:
             hand_back(body, request.cache, request.padding)

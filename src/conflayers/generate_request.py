@@ -1,7 +1,7 @@
 """What transformers' `generate` hands to a decoding function, checked and put into our own terms."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from conflayers.body.handover import check_cache
 from conflayers.body.portable import PortableBody
 from conflayers.errors import InputError
+from conflayers.multimodal import beside_ids
 
 # Settings that would change what comes out or how, the values that ask for nothing, and what to do instead.
 NOT_HONOURED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -54,6 +55,7 @@ class Request:
         hidden: tokens of the prompt that `ids` does not have.
         cache: the caller's.
         new_tokens: the most that may be generated, 1 or more.
+        inputs: what belongs to `tokens` beside the ids, such as images; empty for text.
     """
 
     ids: torch.Tensor
@@ -63,6 +65,7 @@ class Request:
     hidden: int
     cache: Any
     new_tokens: int
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def before(self) -> tuple[int, ...]:
@@ -101,15 +104,16 @@ def check_dropped(values: Mapping[str, Any]) -> None:
         raise InputError("synced_gpus=True cannot be honoured: requests of several processes do not run in step")
 
 
-def check_inputs(inputs: Mapping[str, Any]) -> None:
-    """Refuse prompts that are more than token ids.
-
-    Raises:
-        InputError: it names the inputs.
-    """
-    extra = sorted(name for name, value in inputs.items() if name not in KNOWN_INPUTS and value is not None)
-    if extra:
-        raise InputError(f"the prompt comes with {', '.join(extra)}, and only token ids can be continued so far")
+def _beside_ids(inputs: Mapping[str, Any], count: int, padding: int, held: int) -> dict[str, Any]:
+    """What the prompt is beside its ids, such as images, for `PortableBody.prefill`; nothing for text."""
+    others = {name: value for name, value in inputs.items() if name not in KNOWN_INPUTS}
+    found = beside_ids(others, count, padding)
+    if found and held:
+        raise InputError(
+            f"past_key_values already holds {held} tokens, and the prompt comes with {', '.join(sorted(found))}: "
+            "images can only be read from the beginning, so give the whole prompt and no cache"
+        )
+    return beside_ids({**others, "position_ids": inputs.get("position_ids")}, count, padding) if found else {}
 
 
 def read_request(
@@ -127,7 +131,6 @@ def read_request(
         InputError: not one text, a mask or positions that are not those of left padding, a cache that cannot be
             continued, or more tokens than the model's context.
     """
-    check_inputs(inputs)
     if ids.shape[0] != 1 or ids.shape[1] == 0:
         raise InputError(f"input_ids has the shape {list(ids.shape)}: give one text of one token or more at a time")
     mask, cache = inputs.get("attention_mask"), inputs.get("past_key_values")
@@ -145,7 +148,9 @@ def read_request(
         raise InputError(
             f"past_key_values already holds {held} tokens, and the prompt has {width}: nothing is left to run"
         )
-    _check_positions(inputs.get("position_ids"), mask, width)
+    beside = _beside_ids(inputs, ids.shape[1], padding, held)
+    if not beside:
+        _check_positions(inputs.get("position_ids"), mask, width)
     visible = ids[0].tolist()
     tokens = [visible[0]] * (hidden - padding) + visible if hidden else visible[padding:]
     new_tokens = max(limit - ids.shape[1], 1)
@@ -155,7 +160,7 @@ def read_request(
             "lower max_new_tokens or max_length"
         )
     cached = max(held - padding, 0)
-    return Request(ids, tokens, padding, cached, cached if hidden else 0, cache, new_tokens)
+    return Request(ids, tokens, padding, cached, cached if hidden else 0, cache, new_tokens, beside)
 
 
 def _padding(mask: torch.Tensor | None) -> int:
@@ -173,6 +178,11 @@ def _padding(mask: torch.Tensor | None) -> int:
 
 def _check_positions(positions: torch.Tensor | None, mask: torch.Tensor | None, width: int) -> None:
     if positions is None:
+        return
+    if positions.dim() == 3:
+        # Models with an axis for each direction of an image have the same on all of them in a text.
+        for axis in positions:
+            _check_positions(axis, mask, width)
         return
     expected = torch.arange(width) if mask is None else (mask[0].long().cumsum(-1) - 1).clamp(min=0).cpu()
     given = positions.reshape(-1).cpu()

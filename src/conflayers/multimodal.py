@@ -9,7 +9,8 @@ import torch
 from conflayers.errors import InputError
 
 # Inputs with one entry a token.
-_PER_TOKEN = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids", "position_ids")
+_MARKS = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+_PER_TOKEN = (*_MARKS, "position_ids")
 # What takes the place of token ids, or comes from somewhere else than a processor.
 _NOT_TAKEN = ("inputs_embeds", "past_key_values", "labels", "decoder_input_ids", "encoder_outputs")
 _MEDIA = ("image", "image_url", "video", "audio", "input_audio")
@@ -46,17 +47,37 @@ def from_processor(output: Mapping[str, Any]) -> Encoded:
         raise InputError(f"{' and '.join(taken)} cannot be part of a prompt: give input_ids and a processor's inputs")
     ids = token_row(output["input_ids"])
     padding = _padding(output.get("attention_mask"), len(ids))
-    inputs: dict[str, Any] = {}
-    for name, value in output.items():
-        if name in ("input_ids", "attention_mask") or value is None:
-            continue
-        if not _is_tensors(value):
+    inputs = {name: value for name, value in output.items() if name not in ("input_ids", "attention_mask")}
+    for name, value in inputs.items():
+        if value is not None and not _is_tensors(value):
             raise InputError(f"{name} must be a tensor: ask the processor for return_tensors='pt'")
-        inputs[name] = _unpadded(name, value, len(ids), padding) if name in _PER_TOKEN else value
-    # Marks of which tokens are images mark nothing in a prompt without any.
-    if all(name in _PER_TOKEN[:-1] and not bool(value.any()) for name, value in inputs.items()):
-        inputs = {}
-    return Encoded(ids[padding:], inputs)
+    return Encoded(ids[padding:], beside_ids(inputs, len(ids), padding))
+
+
+def beside_ids(inputs: Mapping[str, Any], count: int, padding: int) -> dict[str, Any]:
+    """What a model is given with its ids, without their padding; nothing where it only says that all is text.
+
+    Args:
+        inputs: by transformers' names; None for what is not there.
+        count: number of ids, padding included.
+        padding: how many of them are padding, on the left.
+
+    Raises:
+        InputError: one that goes by tokens is not as long as the ids.
+    """
+    given = {name: value for name, value in inputs.items() if value is not None}
+    if all(_says_nothing(name, value) for name, value in given.items()):
+        return {}
+    return {
+        name: _unpadded(name, value, count, padding) if name in _PER_TOKEN else value for name, value in given.items()
+    }
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    """Marks of which tokens are images say nothing if none is, nor do the outputs of encoders that did not run."""
+    if name in _MARKS:
+        return isinstance(value, torch.Tensor) and not bool(value.any())
+    return isinstance(value, Mapping) and all(output is None for output in value.values())
 
 
 def _is_tensors(value: Any) -> bool:

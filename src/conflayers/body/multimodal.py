@@ -33,13 +33,19 @@ def prompt_arguments(
         tokens: [1, tokens], on the model's device.
         inputs: what belongs to them beside the ids, such as pixel values, on any device.
         cache: an empty cache.
+
+    Raises:
+        ValueError: among others; whatever the model makes of inputs that do not fit.
     """
     known = {name: _moved(value, model.device) for name, value in inputs.items()}
     known |= {"past_key_values": cache, "use_cache": True}
     if known.get("position_ids") is None and "position_ids" in inspect.signature(model.forward).parameters:
         # Some models need the mask to place the images, but it hides nothing, so no layer is given it.
         visible = {"attention_mask": torch.ones_like(tokens)}
-        known["position_ids"] = model._prepare_position_ids_for_generation(tokens, known | visible)
+        try:
+            known["position_ids"] = model._prepare_position_ids_for_generation(tokens, known | visible)
+        except RuntimeError as error:
+            raise ValueError(f"the images do not fit the tokens ({error})") from error
     arguments: dict[str, Any] = model.prepare_inputs_for_generation(tokens, is_first_iteration=True, **known)
     return arguments
 

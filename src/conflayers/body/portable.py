@@ -126,7 +126,7 @@ class PortableBody:
             with nothing_noted(self.model):
                 arguments = prompt_arguments(self.model, ids, inputs, self._cache)
                 result = self._run(arguments, len(tokens), 1, record)
-        except (ValueError, TypeError, IndexError, KeyError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise InputError(f"{self.anatomy.name} cannot take this prompt's inputs: {error}") from error
         positions = arguments.get("position_ids")
         self._shift = 0 if positions is None else positions[..., -1:] + 1 - len(tokens)
