@@ -26,7 +26,7 @@ from conflayers import InputError, Llm, Plan, SelfSpeculative
 sys.path.insert(0, str(Path(__file__).parent / "cli"))
 
 IDS = torch.tensor([PROMPT])
-NEW = 40
+NEW = 28
 KINDS = ("llama", "mistral", "gpt_oss")
 # Bad drafts and good ones: every length of accepted run comes up.
 DRAFTING = {"method": "fixed", "plan": Plan.layers([2, 3]), "draft_length": 5}
@@ -41,19 +41,23 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def planted():
-    model = planted_model([2, 4, 7])
+    model = planted_model([2, 4, 7], layers=8)
     yield model
     assert_untouched(model)
 
 
+# Made once, since it looks at every new model closely.
+SHARED = SelfSpeculative(**DRAFTING)
+
+
 def drafting(**options):
-    return SelfSpeculative(**{**DRAFTING, **options})
+    return SelfSpeculative(**{**DRAFTING, **options}) if options else SHARED
 
 
 GREEDY = {"do_sample": False, "max_new_tokens": NEW}
 OPTIONS = {
     "greedy": {},
-    "max_length": {"max_length": 30, "max_new_tokens": None},
+    "max_length": {"max_length": 26, "max_new_tokens": None},
     "one token": {"max_new_tokens": 1},
     "repetition penalty": {"repetition_penalty": 1.4},
     "no repeated n-gram": {"no_repeat_ngram_size": 2},
@@ -223,9 +227,10 @@ def spoken(tmp_path_factory):
 def test_stop_strings_end_the_text_where_plain_generate_ends_it(spoken):
     model, tokenizer = spoken
     plain = model.generate(IDS, **GREEDY)
-    text = tokenizer.decode(plain[0, len(PROMPT) :])
+    pieces = [tokenizer.decode(token) for token in plain[0, len(PROMPT) :].tolist()]
+    common = [piece for piece in pieces[:20] if piece.isascii() and piece.strip()]
     speculative = drafting(tokenizer=tokenizer)
-    for string in (text[10:13], [text[20:22], text[30:34]]):
+    for string in (common[-1], [common[-2], common[-1] + "no such"]):
         ours = model.generate(IDS, custom_generate=speculative, stop_strings=string, **GREEDY)
         theirs = model.generate(IDS, tokenizer=tokenizer, stop_strings=string, **GREEDY)
         assert torch.equal(ours, theirs)
@@ -340,7 +345,7 @@ def test_cached_tokens_are_not_run_again(planted):
         planted.generate(first, custom_generate=speculative, past_key_values=cache, **GREEDY)
     finally:
         handle.remove()
-    assert max(passes) < 40 < first.shape[1]
+    assert max(passes) < first.shape[1]
 
 
 def test_only_the_new_tokens_with_a_mask_for_all(model):

@@ -1,6 +1,6 @@
 """What users call: `load` a model, then `generate` or `stream`."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
@@ -20,7 +20,7 @@ from conflayers.decoding import decode
 from conflayers.errors import InputError
 from conflayers.methods import build_method
 from conflayers.multimodal import Encoded
-from conflayers.plan import Plan, load_plan, save_plan
+from conflayers.plan import Plan, load_plan, read_plan, save_plan
 from conflayers.prompts import Prompt, encode
 from conflayers.round import Method
 from conflayers.stats import Stats
@@ -28,7 +28,7 @@ from conflayers.text import Detokenizer, StopStrings
 
 DEFAULT_NEW_TOKENS = 256
 
-PlanSource = Plan | str | PathLike[str] | None
+PlanSource = Plan | str | PathLike[str] | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Llm:
 
         Args:
             method: one of `conflayers methods`.
-            plan: a plan, or the file of a saved one: it is used and the search is off.
+            plan: a plan, or the file of a saved one or what is in it: it is used and the search is off.
             options: the method's own.
 
         Raises:
@@ -132,6 +132,8 @@ class Llm:
         """
         if isinstance(plan, str | PathLike):
             plan = load_plan(plan, self.body.identity)
+        if isinstance(plan, Mapping):
+            plan = read_plan(plan, self.body.identity)
         if plan is not None and not isinstance(plan, Plan):
             raise InputError(f"plan must be a Plan or the path of a saved one, not {plan!r}")
         if not self.body.trees and options.get("tree") == "paper":

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,19 @@ def load_plan(path: str | os.PathLike[str], model: ModelIdentity) -> Plan:
     Raises:
         PlanError: the file is unreadable, damaged, of another version, or for another model; the message says which.
     """
-    document = _read_document(Path(path))
+    return read_plan(_read_document(Path(path)), model, path)
+
+
+def read_plan(document: Mapping[str, Any], model: ModelIdentity, path: str | os.PathLike[str] = "the plan") -> Plan:
+    """The plan of a saved plan's JSON document.
+
+    Args:
+        document: what the file at `path` holds.
+        model: what it must have been saved for.
+
+    Raises:
+        PlanError: as `load_plan`.
+    """
     expected = {"format", "model", "skip_attention", "skip_mlp", "provenance"}
     _same_keys(path, "the plan", set(document), expected)
     if type(document["format"]) is not int or document["format"] != FORMAT:
@@ -181,7 +193,7 @@ def _same_keys(path: str | os.PathLike[str], what: str, found: set[str], expecte
         raise PlanError(f"{path} has unknown entries in {what}: {', '.join(unknown)}")
 
 
-def _indices(path: str | os.PathLike[str], document: dict[str, Any], key: str) -> frozenset[int]:
+def _indices(path: str | os.PathLike[str], document: Mapping[str, Any], key: str) -> frozenset[int]:
     values = document[key]
     if not isinstance(values, list) or any(type(value) is not int for value in values):
         raise PlanError(f"{path}: {key} must be a list of layer numbers")
