@@ -19,7 +19,8 @@ class Stats:
         num_plain_steps: passes of the whole model for a single token, after the prefill.
         num_draft_tokens: tokens of the main chains drafted, one draft step each.
         num_sibling_tokens: tokens drafted beside them.
-        num_accepted_draft_tokens: drafted tokens accepted, siblings included.
+        num_accepted_draft_tokens: drafted tokens accepted, siblings included, and those that come to lie behind the
+            end of the text.
         num_accepted_sibling_tokens: of those, the siblings.
         acceptance_histogram: drafted tokens accepted -> number of verifications.
         skipped_share: sum over draft steps of the share of sublayers skipped.
