@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from conflayers.cli.check import run as check
 from conflayers.cli.demo import run as demo
+from conflayers.cli.export import run as export
 from conflayers.cli.generate import run as generate
 from conflayers.cli.inspect import run as inspect
 from conflayers.cli.methods import run as methods
@@ -44,6 +45,7 @@ app.command("check")(check)
 app.command("methods")(methods)
 app.command("inspect")(inspect)
 app.command("demo")(demo)
+app.command("export")(export)
 
 
 def _show_version(wanted: bool) -> None:
