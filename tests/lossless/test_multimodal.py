@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from lossless.families import SUPPORTED
 from lossless.reference import HOOKS, assert_untouched
 from lossless.test_families import PLANS, InTurn
 from lossless.vision import IMAGE, QUICK, SLOW, Vision
 
-from conflayers import Llm
+from conflayers import Llm, SelfSpeculative
 from conflayers.drafters.length import ConfidenceStop
 from conflayers.drafters.siblings import PublishedSiblings
 from conflayers.drafters.subnetwork import Subnetwork
+from conflayers.errors import InputError
 from conflayers.round import Method
 
 NEW_TOKENS = 40
@@ -168,14 +170,86 @@ def test_text_goes_on_at_the_positions_after_the_image(vision: Vision) -> None:
     body.release()
 
 
+def padded(prompt: Mapping[str, torch.Tensor], padding: int = 3) -> dict[str, torch.Tensor]:
+    """As a processor pads on the left."""
+    by_token = {
+        name: value for name, value in prompt.items() if name in ("input_ids", "attention_mask") or "type" in name
+    }
+    return {**prompt, **{name: torch.nn.functional.pad(value, (padding, 0)) for name, value in by_token.items()}}
+
+
 def test_padding_on_the_left_is_left_out() -> None:
     vision = QUICK[0]
-    prompt = vision.prompt(1)
-    count = prompt["input_ids"].shape[1]
-    padded = {
-        name: torch.nn.functional.pad(value, (3, 0)) if value.shape[-1] == count else value
-        for name, value in prompt.items()
-    }
-    result = subject(vision).generate(padded, task=in_turn(), max_new_tokens=NEW_TOKENS)
+    prompt = padded(vision.prompt(1))
+    result = subject(vision).generate(prompt, task=in_turn(), max_new_tokens=NEW_TOKENS)
     assert result.token_ids == reference(vision, 1).tokens
-    assert own(vision.build(), padded).tokens == reference(vision, 1).tokens
+    assert result.prompt_ids == vision.prompt(1)["input_ids"][0].tolist()
+
+
+@each_model
+def test_inside_generate_of_transformers(vision: Vision) -> None:
+    model = vision.build()
+    speculative = SelfSpeculative(task=in_turn(trees=True))
+    for images in (1, 0):
+        for prompt in (vision.prompt(images), padded(vision.prompt(images))):
+            output = model.generate(**prompt, do_sample=False, max_new_tokens=16, custom_generate=speculative)
+            count = prompt["input_ids"].shape[1]
+            assert torch.equal(output[:, :count], prompt["input_ids"])
+            assert output[0, count:].tolist() == reference(vision, images).tokens[:16]
+            assert speculative.stats.num_accepted_draft_tokens > 0
+
+
+def test_images_are_not_read_from_the_middle_of_a_text() -> None:
+    model, prompt = QUICK[0].build(), QUICK[0].prompt(2)
+    first = model.generate(**QUICK[0].prompt(1), max_new_tokens=2, return_dict_in_generate=True, do_sample=False)
+    options = {"past_key_values": first.past_key_values, "do_sample": False, "max_new_tokens": 4}
+    with pytest.raises(InputError, match=r"already holds .* tokens.* images can only be read from the beginning"):
+        model.generate(**prompt, custom_generate=SelfSpeculative(), **options)
+
+
+OTHER = {"attention_mask": None, "mm_token_type_ids": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"input_ids": None}, "needs input_ids"),
+        ({"input_ids": torch.ones(2, 20, dtype=torch.long)}, "a batch of 2 prompts"),
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.long), **OTHER}, "the prompt is empty"),
+        ({"input_ids": torch.tensor([[5, 500]]), **OTHER}, "token id 500 is outside"),
+        ({"attention_mask": torch.tensor([[1] * 10 + [0] + [1] * 6])}, "only padding on the left"),
+        ({"attention_mask": torch.ones(1, 3, dtype=torch.long)}, "3 entries for 17 input_ids"),
+        ({"attention_mask": torch.zeros(1, 17, dtype=torch.long)}, "the prompt is empty"),
+        ({"mm_token_type_ids": torch.ones(1, 3)}, "one entry for each of the 17 input_ids"),
+        ({"pixel_values": [[0.5, 0.5]]}, "return_tensors='pt'"),
+        ({"pixel_values": torch.ones(8, 96)}, "cannot take this prompt's inputs"),
+        ({"image_grid_thw": torch.tensor([[1, 2, 2]])}, "cannot take this prompt's inputs"),
+        ({"image_grid_thw": None}, "cannot take this prompt's inputs"),
+        ({"pixel_valeus": torch.ones(1)}, "does not take pixel_valeus"),
+        ({"inputs_embeds": torch.ones(1, 17, 32)}, "inputs_embeds cannot be part of a prompt"),
+        ({"past_key_values": object()}, "past_key_values cannot be part of a prompt"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_the_next_request_is_answered(change: dict[str, Any], words: str) -> None:
+    llm, prompt = subject(QUICK[0]), QUICK[0].prompt(1)
+    with pytest.raises(InputError, match=words):
+        llm.generate(prompt | change, max_new_tokens=4)
+    assert llm.generate(prompt, method="vanilla", max_new_tokens=4).token_ids == reference(QUICK[0], 1).tokens[:4]
+
+
+def test_models_of_text_take_no_images() -> None:
+    llm = Llm(SUPPORTED[0].build())
+    with pytest.raises(InputError, match="LlamaForCausalLM does not take pixel_values"):
+        llm.generate(QUICK[2].prompt(1))
+    # What a tokenizer alone puts out is welcome.
+    prompt = {"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 1]], "token_type_ids": torch.zeros(1, 3)}
+    assert llm.generate(prompt, max_new_tokens=3).token_ids == llm.generate([5, 6, 7], max_new_tokens=3).token_ids
+
+
+def test_ids_alone_are_not_the_prompt() -> None:
+    llm = subject(QUICK[0])
+    with pytest.raises(InputError, match="more than token ids: it comes with pixel_values"):
+        llm.encode(QUICK[0].prompt(1))
+    assert llm.encode(QUICK[0].prompt(0)) == QUICK[0].prompt(0)["input_ids"][0].tolist()
+    with pytest.raises(InputError, match="go to the model as they are"):
+        llm.generate(QUICK[0].prompt(1), chat=True)
