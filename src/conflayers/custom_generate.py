@@ -1,13 +1,13 @@
 """Self-speculative decoding inside transformers: `model.generate(..., custom_generate=SelfSpeculative())`."""
 
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
-from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput, StopStringCriteria
+from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput
 
 from conflayers.api import Llm, PlanSource, Result
 from conflayers.body.claim import claim, exclusively, let_go
@@ -19,6 +19,7 @@ from conflayers.decoding import decode
 from conflayers.errors import InputError
 from conflayers.following import Follower, Seen
 from conflayers.generate_request import Request, check_dropped, check_settings, read_request
+from conflayers.generate_stops import Strings, stop_strings_apart, with_stop_strings
 from conflayers.methods import build_method
 from conflayers.plan import FULL
 from conflayers.round import Method
@@ -40,7 +41,8 @@ class SelfSpeculative:
             `generate`; the draws are others than there, their distribution is the same.
         acceptance: "residual" or "coupled"; see `conflayers.choice.Choice`.
         streamer: gets the prompt and then every token. `generate` does not pass on its own `streamer=`.
-        tokenizer: needed for `generate(stop_strings=...)`, since `generate` does not pass on its own `tokenizer=`.
+        tokenizer: needed for `generate(stop_strings=...)`, since `generate` does not pass on its own `tokenizer=`. Stop
+            strings in generation settings it refuses by itself; `SelfSpeculative.generate` takes these too.
 
     Attributes:
         result: of the last request.
@@ -95,22 +97,33 @@ class SelfSpeculative:
         return self.result.stats
 
     def generate(
-        self, model: PreTrainedModel, *inputs: Any, streamer: Any = None, tokenizer: Any = None, **arguments: Any
+        self,
+        model: PreTrainedModel,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        streamer: Any = None,
+        tokenizer: Any = None,
+        stop_strings: Strings = None,
+        **arguments: Any,
     ) -> GenerateDecoderOnlyOutput | torch.Tensor:
-        """`model.generate(*inputs, **arguments)`, self-speculatively, with `streamer` and `tokenizer` honoured.
+        """`model.generate(...)`, self-speculatively, with the `streamer` and the `tokenizer` given here.
+
+        Stop strings may also come from the generation settings, which `custom_generate=` cannot do.
 
         Raises:
             InputError: an argument that cannot be honoured; the message names it.
         """
-        check_dropped({name: arguments.get(name) for name in ("assistant_model", "synced_gpus")})
+        check_dropped({name: arguments.pop(name, None) for name in ("assistant_model", "synced_gpus")})
         decoding = partial(
             self._decode,
             streamer=self.streamer if streamer is None else streamer,
-            tokenizer=self.tokenizer if tokenizer is None else tokenizer,
+            tokenizer=self.tokenizer if tokenizer is None else getattr(tokenizer, "tokenizer", tokenizer),
         )
-        # The class's own: a folder with custom code replaces the instance's.
-        plain: Callable[..., Any] = type(model).generate
-        return plain(model, *inputs, custom_generate=decoding, **arguments)
+        with stop_strings_apart(model, generation_config, stop_strings) as (config, strings):
+            # The class's own: a folder with custom code replaces the instance's.
+            plain: Callable[..., Any] = type(model).generate
+            return plain(model, inputs, config, custom_generate=decoding, stop_strings=strings, **arguments)
 
     def __call__(
         self,
@@ -119,7 +132,7 @@ class SelfSpeculative:
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
-        stop_strings: str | Sequence[str] | None = None,
+        stop_strings: Strings = None,
         **model_kwargs: Any,
     ) -> GenerateDecoderOnlyOutput | torch.Tensor:
         """What `generate` calls; see there for the arguments and what comes back.
@@ -151,7 +164,7 @@ class SelfSpeculative:
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
-        stop_strings: str | Sequence[str] | None = None,
+        stop_strings: Strings = None,
         *,
         streamer: Any,
         tokenizer: Any,
@@ -159,8 +172,7 @@ class SelfSpeculative:
     ) -> GenerateDecoderOnlyOutput | torch.Tensor:
         self._result = None
         check_settings(generation_config, logits_processor)
-        if stop_strings is not None:
-            stopping_criteria = _with_stop_strings(stopping_criteria, stop_strings, tokenizer)
+        stopping_criteria = with_stop_strings(stopping_criteria, stop_strings, tokenizer)
         # Buffers made in inference mode could not be written to outside of it later.
         with torch.inference_mode(False), torch.no_grad():
             llm = self._driver(model)
@@ -203,19 +215,6 @@ class SelfSpeculative:
             seen.processors = processors
             processors = LogitsProcessorList([seen])
         return choice.sampler(processors, request.before)
-
-
-def _with_stop_strings(
-    criteria: StoppingCriteriaList, strings: str | Sequence[str], tokenizer: Any
-) -> StoppingCriteriaList:
-    if tokenizer is None:
-        raise InputError(
-            "stop_strings needs the tokenizer, which generate() keeps to itself: SelfSpeculative(tokenizer=tokenizer)"
-        )
-    wanted = [strings] if isinstance(strings, str) else list(strings)
-    if not wanted or not all(isinstance(string, str) and string for string in wanted):
-        raise InputError(f"stop_strings must be one text or several, none empty, not {strings!r}")
-    return StoppingCriteriaList([StopStringCriteria(tokenizer, wanted), *criteria])
 
 
 def _run(
