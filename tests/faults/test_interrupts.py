@@ -5,6 +5,7 @@ function, where the interpreter looks for signals, and before any line of this l
 """
 
 import inspect
+import linecache
 import random
 import sys
 from collections.abc import Iterator
@@ -43,11 +44,20 @@ class Interrupt:
         path = frame.f_code.co_filename
         if frame.f_code.co_flags & inspect.CO_GENERATOR and not path.startswith(HOME):
             return None  # torch drops generators half-read, and Python ignores what is raised while it closes them
-        if event in ("call", "line") and (not self.only or path.endswith(self.only)):
+        if self._counts(frame, event):
             self.moments += 1
             if self.moments == self.at:
                 raise KeyboardInterrupt
         return self if path.startswith(HOME) else None
+
+
+    def _counts(self, frame, event) -> bool:
+        path = frame.f_code.co_filename
+        if self.only and not path.endswith(self.only):
+            return False
+        # Nothing runs on a line that only opens a block, so that no signal is noticed there either.
+        opens = linecache.getline(path, frame.f_lineno).strip() in ("try:", "finally:")
+        return event == "call" or (event == "line" and not opens)
 
 
 @contextmanager
