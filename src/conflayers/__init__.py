@@ -2,7 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from conflayers.errors import ConfLayersError, InputError, LoadError, PlanError, UnsupportedModelError
+from conflayers.errors import (
+    ConfLayersError,
+    InputError,
+    LoadError,
+    NumericalError,
+    PlanError,
+    UnsupportedModelError,
+)
 from conflayers.plan import FULL, Plan
 
 if TYPE_CHECKING:
@@ -17,6 +24,7 @@ __all__ = [
     "InputError",
     "Llm",
     "LoadError",
+    "NumericalError",
     "Plan",
     "PlanError",
     "Result",

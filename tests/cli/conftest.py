@@ -18,7 +18,7 @@ SPECIAL = ["<s>", "</s>"]
 LINES = ["the sky is blue because light scatters", "the sea is blue because the sky is", "a prompt for a model"]
 
 
-def save_model(folder: Path, seed: int) -> Path:
+def save_model(folder: Path, seed: int, context: int = CONTEXT) -> Path:
     backend = Tokenizer(BPE())
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
     backend.decoder = ByteLevelDecoder()
@@ -35,7 +35,7 @@ def save_model(folder: Path, seed: int) -> Path:
         num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         initializer_range=0.4,
         bos_token_id=0,
         # No token ends a text, so that lengths are exact.
