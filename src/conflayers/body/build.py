@@ -8,6 +8,7 @@ import contextlib
 import copy
 import tempfile
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,12 @@ import torch
 import transformers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -48,6 +52,7 @@ class Recipe:
     nbytes: int
     weights: int
     has_tokenizer: bool
+    has_processor: bool = False
     tokenizer_code: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     gguf: Path | None = None
@@ -100,6 +105,8 @@ def _load(
     _check_size(recipe, config)
     model, report = _load_model(recipe, location, config, shared)
     tokenizer = _load_tokenizer(recipe, location, shared) if recipe.has_tokenizer else None
+    if tokenizer is not None and recipe.has_processor and _takes_images(config):
+        tokenizer = _load_processor(recipe, location, shared) or tokenizer
     if location != recipe.location:
         model.config.name_or_path = recipe.location
         if tokenizer is not None:
@@ -116,7 +123,7 @@ def _load_model(
     # Newer versions keep the weights of a GGUF file packed if they find kernels for that: plain weights are wanted.
     if recipe.gguf is not None and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model, report = AutoModelForCausalLM.from_pretrained(
+    model, report = _auto_class(config).from_pretrained(
         location, config=config, output_loading_info=True, **options, **shared
     )
     # Older versions leave the mark of a quantised model on what are plain weights by now.
@@ -133,11 +140,42 @@ def _load_tokenizer(recipe: Recipe, location: str, shared: Mapping[str, Any]) ->
             classes = ", ".join(recipe.tokenizer_code)
             raise LoadError(f"{recipe.label}: its tokenizer needs its own code ({classes}); {TRUST_ADVICE}") from error
         raise
-    templates = tokenizer.chat_template
+    _check_template(recipe, tokenizer.chat_template)
+    return tokenizer
+
+
+def _check_template(recipe: Recipe, templates: Any) -> None:
     for template in templates.values() if isinstance(templates, dict) else [templates]:
         if template is not None and len(template) > MAX_TEMPLATE:
             raise LoadError(f"{recipe.label}: a chat template longer than {MAX_TEMPLATE} characters")
-    return tokenizer
+
+
+def _load_processor(recipe: Recipe, location: str, shared: Mapping[str, Any]) -> Any:
+    """The processor, or None where a library that it needs is missing: the model still answers texts."""
+    try:
+        processor = AutoProcessor.from_pretrained(location, **shared)
+    except ImportError as error:
+        reason = textwrap.shorten(str(error), 120)
+        warnings.warn(f"{recipe.label}: prompts with images need more than is installed: {reason}", stacklevel=2)
+        return None
+    _check_template(recipe, getattr(processor, "chat_template", None))
+    return processor if hasattr(processor, "tokenizer") else None
+
+
+def _takes_images(config: PreTrainedConfig) -> bool:
+    """Whether the checkpoint is of a model that takes images, and not of the text model in it alone."""
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return False
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return True
+    text_model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return (config.architectures or [None])[0] != text_model.__name__ or (
+        text_model is MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    )
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    return AutoModelForImageTextToText if _takes_images(config) else AutoModelForCausalLM
 
 
 def _check_decoder(recipe: Recipe, config: PreTrainedConfig) -> None:
@@ -145,7 +183,7 @@ def _check_decoder(recipe: Recipe, config: PreTrainedConfig) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{recipe.label}: {name} is an encoder-decoder; only decoders can be loaded")
     own_code = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not _takes_images(config):
         if own_code is None:
             raise UnsupportedModelError(f"{recipe.label}: {name} is not a causal language model")
         if not recipe.trust:
@@ -158,7 +196,7 @@ def _check_decoder(recipe: Recipe, config: PreTrainedConfig) -> None:
 def _check_size(recipe: Recipe, config: PreTrainedConfig) -> None:
     # transformers makes room for what the config describes before it finds that the weights are not that large.
     with torch.device("meta"):
-        outline = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=recipe.trust)
+        outline = _auto_class(config).from_config(copy.deepcopy(config), trust_remote_code=recipe.trust)
     described = sum(parameter.numel() for parameter in outline.parameters())
     # Packed weights: up to 16 to an element. Twice, since what is shared may be counted once or more often.
     packed = 16 if getattr(config, "quantization_config", None) is not None else 1

@@ -25,6 +25,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 PICKLES_ONLY = "has its weights as pickle files only, which can run code when read; convert them to safetensors first"
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -33,14 +34,15 @@ class FolderSummary:
     """What loading needs to know about a folder that passed.
 
     `nbytes` is the size of its weights, `weights` their number, `files` the file of each tensor; `has_tokenizer` tells
-    whether there is a tokenizer to load; `tokenizer_code` names the classes in the folder's own code that its
-    tokenizer may need.
+    whether there is a tokenizer to load, `has_processor` whether there is something to prepare images with;
+    `tokenizer_code` names the classes in the folder's own code that its tokenizer may need.
     """
 
     nbytes: int
     weights: int
     files: Mapping[str, Path]
     has_tokenizer: bool
+    has_processor: bool
     tokenizer_code: tuple[str, ...]
 
 
@@ -53,6 +55,8 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> FolderSumm
     check_entries(folder)
     config = read_json(folder / "config.json")
     tokenizer_config = _optional_json(folder / "tokenizer_config.json")
+    for name in (*_PROCESSOR_FILES, "video_preprocessor_config.json"):
+        _optional_json(folder / name)
     if (folder / "adapter_config.json").exists():
         raise LoadError(f"{folder}: has an adapter_config.json; merge the adapter into its base model and load that")
     if not trust_remote_code:
@@ -66,6 +70,7 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> FolderSumm
         weights=weights,
         files=files,
         has_tokenizer=any((folder / name).exists() for name in _TOKENIZER_FILES) or any(folder.glob("*.model")),
+        has_processor=any((folder / name).exists() for name in _PROCESSOR_FILES),
         tokenizer_code=code_classes(tokenizer_config),
     )
 

@@ -26,9 +26,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Checkpoint:
     """A model ready to run, and where it came from.
 
-    `model` is in evaluation mode, on its device and in its dtype. `tokenizer` is None if the source has none. `name`
-    is short and for people: the alias, the hub id, the name of the folder or file. `source` is the hub id, the
-    resolved path or the alias.
+    `model` is in evaluation mode, on its device and in its dtype. `tokenizer` is None if the source has none; for a
+    model that takes images it is the processor, which has a tokenizer inside. `name` is short and for people: the
+    alias, the hub id, the name of the folder or file. `source` is the hub id, the resolved path or the alias.
     """
 
     model: PreTrainedModel
@@ -158,6 +158,7 @@ def _folder_recipe(folder: Path, location: str, dtype: torch.dtype | str, device
         nbytes=summary.nbytes,
         weights=summary.weights,
         has_tokenizer=summary.has_tokenizer,
+        has_processor=summary.has_processor,
         tokenizer_code=summary.tokenizer_code,
         files=summary.files,
     )
