@@ -91,7 +91,7 @@ class ScriptedBody(FakeBody):
 
     def _logits(self, position: int) -> torch.Tensor:
         at = position - self.prompt
-        token = self.script[at] if at < len(self.script) else self.script[0]
+        token = self.script[at] if 0 <= at < len(self.script) else self.script[0]
         row = torch.zeros(self.vocab_size)
         row[token] = 10.0
         if self.plan != FULL and not self.agrees(self.plan, position):

@@ -50,7 +50,6 @@ class Interrupt:
                 raise KeyboardInterrupt
         return self if path.startswith(HOME) else None
 
-
     def _counts(self, frame, event) -> bool:
         path = frame.f_code.co_filename
         if self.only and not path.endswith(self.only):

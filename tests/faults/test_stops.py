@@ -121,7 +121,9 @@ def test_bytes_that_are_no_text_come_out_as_the_tokenizer_shows_them(reading, da
     with llm.stream([1], max_new_tokens=len(data), **DRAFTS[draft]) as stream:
         pieces = list(stream)
 
-    assert "".join(pieces) == stream.result.text == reading.tokenizer.decode(list(data)) == data.decode(errors="replace")
+    assert (
+        "".join(pieces) == stream.result.text == reading.tokenizer.decode(list(data)) == data.decode(errors="replace")
+    )
 
 
 def test_tokens_without_text_inside_a_stop_string_do_not_hide_it(reading):
