@@ -1,15 +1,16 @@
 """`generate(custom_generate=...)` gives what plain `generate` gives, for whatever else it is asked for."""
 
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
+from cli.conftest import save_model
 from lossless.families import SUPPORTED
 from lossless.reference import PROMPT, assert_untouched
 from planted import planted_model
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     DynamicCache,
     GenerationConfig,
     LogitsProcessor,
@@ -22,8 +23,6 @@ from transformers.generation import BaseStreamer
 
 import conflayers
 from conflayers import InputError, Llm, Plan, SelfSpeculative
-
-sys.path.insert(0, str(Path(__file__).parent / "cli"))
 
 IDS = torch.tensor([PROMPT])
 NEW = 28
@@ -217,9 +216,6 @@ def test_a_criterion_that_raises_leaves_the_model_clean(planted):
 
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory):
-    from conftest import save_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     folder = save_model(tmp_path_factory.mktemp("spoken"), 0)
     return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
