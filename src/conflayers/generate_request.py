@@ -10,7 +10,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from conflayers.body.handover import check_cache
 from conflayers.body.portable import PortableBody
 from conflayers.errors import InputError
-from conflayers.multimodal import beside_ids
+from conflayers.multimodal import beside_ids, refuse_other_prompts
 
 # Settings that would change what comes out or how, the values that ask for nothing, and what to do instead.
 NOT_HONOURED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -131,6 +131,7 @@ def read_request(
         InputError: not one text, a mask or positions that are not those of left padding, a cache that cannot be
             continued, or more tokens than the model's context.
     """
+    refuse_other_prompts({name: value for name, value in inputs.items() if name not in KNOWN_INPUTS})
     if ids.shape[0] != 1 or ids.shape[1] == 0:
         raise InputError(f"input_ids has the shape {list(ids.shape)}: give one text of one token or more at a time")
     mask, cache = inputs.get("attention_mask"), inputs.get("past_key_values")

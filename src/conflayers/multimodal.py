@@ -43,8 +43,7 @@ def from_processor(output: Mapping[str, Any]) -> Encoded:
         raise InputError(
             f"a prompt given as inputs needs input_ids; these have {', '.join(map(str, output)) or 'none'}"
         )
-    if taken := [name for name in _NOT_TAKEN if output.get(name) is not None]:
-        raise InputError(f"{' and '.join(taken)} cannot be part of a prompt: give input_ids and a processor's inputs")
+    refuse_other_prompts(output)
     ids = token_row(output["input_ids"])
     padding = _padding(output.get("attention_mask"), len(ids))
     inputs = {name: value for name, value in output.items() if name not in ("input_ids", "attention_mask")}
@@ -52,6 +51,12 @@ def from_processor(output: Mapping[str, Any]) -> Encoded:
         if value is not None and not _is_tensors(value):
             raise InputError(f"{name} must be a tensor: ask the processor for return_tensors='pt'")
     return Encoded(ids[padding:], beside_ids(inputs, len(ids), padding))
+
+
+def refuse_other_prompts(inputs: Mapping[str, Any]) -> None:
+    """Raise InputError, naming them, if there are `inputs` that stand for the prompt in another form than ids."""
+    if taken := [name for name in _NOT_TAKEN if inputs.get(name) is not None]:
+        raise InputError(f"{' and '.join(taken)} cannot be part of a prompt: give input_ids and a processor's inputs")
 
 
 def beside_ids(inputs: Mapping[str, Any], count: int, padding: int) -> dict[str, Any]:
