@@ -66,6 +66,9 @@ class Choice:
             raise InputError(f"seed must be a whole number, not {self.seed!r}")
         if self.acceptance not in (None, *ACCEPTANCE):
             raise InputError(f"acceptance must be 'residual' or 'coupled', not {self.acceptance!r}")
+        listed = self.logits_processor
+        if listed is not None and not (isinstance(listed, list) and all(map(callable, listed))):
+            raise InputError(f"logits_processor must be a list of transformers' processors, not {listed!r}")
         if self.repetition_penalty == 0 or self.typical_p == 0:
             raise InputError("repetition_penalty and typical_p must be above 0")
         self._check_contradictions(given)

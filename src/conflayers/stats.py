@@ -48,6 +48,8 @@ class Stats:
 
     def count(self, layers: int, done: "Round") -> None:
         """Count one round of a model of `layers` layers."""
+        self.draft_seconds += done.draft_seconds
+        self.verify_seconds += done.verify_seconds
         if not done.drafted:
             self.num_plain_steps += 1
             return

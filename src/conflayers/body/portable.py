@@ -41,6 +41,8 @@ class PortableBody:
         self.context = self.anatomy.context
         self.identity = _identity(model, self.anatomy)
         self.trees = False
+        # Tokens that were last asked for room for.
+        self.room = 0
         self._cache = PositionedCache(list(self.anatomy.windows), 0)
         # From cache row to rotary position, broadcast over [..., 1, tokens]: images take fewer positions than rows.
         self._shift: torch.Tensor | int = 0
@@ -55,13 +57,9 @@ class PortableBody:
         """Keys and values of the text so far, until the next `reserve` or `release`."""
         return self._cache
 
-    @property
-    def room(self) -> int:
-        """Tokens the cache was made for."""
-        return self._cache.capacity
-
     def reserve(self, capacity: int) -> None:
         """Empty the cache and make room for `capacity` tokens, in the memory it has where that is enough."""
+        self.room = capacity
         if self._cache.capacity < capacity:
             self.release()
             self._cache = PositionedCache(list(self.anatomy.windows), capacity)
@@ -70,6 +68,7 @@ class PortableBody:
 
     def release(self) -> None:
         """Give the cache's memory back."""
+        self.room = 0
         self._cache = PositionedCache(list(self.anatomy.windows), 0)
         self._shift = 0
 
