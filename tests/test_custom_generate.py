@@ -25,10 +25,10 @@ import conflayers
 from conflayers import InputError, Llm, Plan, SelfSpeculative
 
 IDS = torch.tensor([PROMPT])
-NEW = 28
+NEW = 24
 KINDS = ("llama", "mistral", "gpt_oss")
 # Bad drafts and good ones: every length of accepted run comes up.
-DRAFTING = {"method": "fixed", "plan": Plan.layers([2, 3]), "draft_length": 5}
+DRAFTING = {"method": "fixed", "plan": Plan.layers([2, 3]), "draft_length": 5, "tree": "paper"}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -56,7 +56,7 @@ def drafting(**options):
 GREEDY = {"do_sample": False, "max_new_tokens": NEW}
 OPTIONS = {
     "greedy": {},
-    "max_length": {"max_length": 26, "max_new_tokens": None},
+    "max_length": {"max_length": 22, "max_new_tokens": None},
     "one token": {"max_new_tokens": 1},
     "repetition penalty": {"repetition_penalty": 1.4},
     "no repeated n-gram": {"no_repeat_ngram_size": 2},
@@ -80,9 +80,14 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_greedy_is_plain_generate(model, options):
-    arguments = {name: value for name, value in {**GREEDY, **options}.items() if value is not None}
+# The slowest of the models says nothing new about what only concerns the processors.
+FEW = ("greedy", "repetition penalty", "several ends", "max_length")
+CASES = [(kind, option) for kind in KINDS for option in OPTIONS if kind != "gpt_oss" or option in FEW]
+
+
+@pytest.mark.parametrize(("model", "option"), CASES, indirect=["model"])
+def test_greedy_is_plain_generate(model, option):
+    arguments = {name: value for name, value in {**GREEDY, **OPTIONS[option]}.items() if value is not None}
     ours = model.generate(IDS, custom_generate=drafting(), **arguments)
 
     assert torch.equal(ours, model.generate(IDS, **arguments))
@@ -123,7 +128,7 @@ def test_a_task_remembers_and_belongs_to_its_model(planted):
 
 
 def test_a_converted_model_is_driven_anew(planted):
-    speculative = drafting()
+    speculative = drafting(tree="none")
     planted.generate(IDS, custom_generate=speculative, **GREEDY)
     planted.double()
     try:
@@ -336,7 +341,7 @@ def test_cached_tokens_are_not_run_again(planted):
         lambda module, args, kwargs: passes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
     try:
-        speculative = drafting()
+        speculative = drafting(tree="none")
         # Before the object knows the model it tests itself, over few tokens.
         planted.generate(first, custom_generate=speculative, past_key_values=cache, **GREEDY)
     finally:
@@ -393,7 +398,8 @@ def test_without_a_seed_torchs_generator_decides(planted):
     with torch.random.fork_rng(devices=[]):
         for seed in (3, 3, 4):
             torch.manual_seed(seed)
-            texts.append(planted.generate(IDS, custom_generate=drafting(), **sampled).tolist())
+            # Nothing here is decided by measured time, so that one draw follows another in the same order.
+            texts.append(planted.generate(IDS, custom_generate=drafting(tree="none"), **sampled).tolist())
 
     assert texts[0] == texts[1] != texts[2]
 
