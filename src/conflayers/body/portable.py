@@ -59,12 +59,11 @@ class PortableBody:
 
     def reserve(self, capacity: int) -> None:
         """Empty the cache and make room for `capacity` tokens, in the memory it has where that is enough."""
-        self.room = capacity
         if self._cache.capacity < capacity:
             self.release()
             self._cache = PositionedCache(list(self.anatomy.windows), capacity)
         self._cache.rollback(0)
-        self._shift = 0
+        self._shift, self.room = 0, capacity
 
     def release(self) -> None:
         """Give the cache's memory back."""
