@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from conflayers.errors import NumericalError
@@ -52,6 +53,7 @@ def gumbel(seed: int, position: int, size: int, device: torch.device) -> torch.T
 
     The argmax of log-probabilities plus this noise is a draw from these probabilities.
     """
-    generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + position * 0xBF58476D1CE4E5B9) % 2**64)
-    waits = torch.empty(size).exponential_(generator=generator).clamp_(min=torch.finfo(torch.float32).tiny)
+    source = np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed % 2**64, position])))
+    # numpy's exponentials take a quarter of the time of torch's. Double precision, for the smallest decide who wins.
+    waits = torch.from_numpy(source.standard_exponential(size)).float().clamp_(min=torch.finfo(torch.float32).tiny)
     return waits.log_().neg_().to(device)

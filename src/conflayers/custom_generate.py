@@ -123,7 +123,9 @@ class SelfSpeculative:
         with stop_strings_apart(model, generation_config, stop_strings) as (config, strings):
             # The class's own: a folder with custom code replaces the instance's.
             plain: Callable[..., Any] = type(model).generate
-            return plain(model, inputs, config, custom_generate=decoding, stop_strings=strings, **arguments)
+            if inputs is not None:
+                arguments["inputs"] = inputs
+            return plain(model, generation_config=config, custom_generate=decoding, stop_strings=strings, **arguments)
 
     def __call__(
         self,

@@ -16,6 +16,7 @@ from conflayers.acceptance import Verdict, accept_greedy, accept_sampled, withou
 from conflayers.chance import NO_TOKEN, Chance, gumbel
 from conflayers.draft import Draft
 from conflayers.errors import NumericalError
+from conflayers.warpers import quick
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,9 @@ class Processed:
 
     processors: LogitsProcessorList
     before: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.processors = quick(self.processors)
 
     def scores(self, prefix: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
         """Processed scores [vocabulary] in float32, as in transformers' own decoding, from logits [vocabulary]."""
