@@ -10,13 +10,13 @@ import torch
 from lossless.families import SUPPORTED
 from lossless.reference import HOOKS, assert_untouched
 from lossless.test_families import PLANS, InTurn
-from lossless.vision import IMAGE, QUICK, SLOW, Vision
+from lossless.vision import IMAGE, QUICK, REFUSED, SLOW, Vision
 
 from conflayers import Llm, SelfSpeculative
 from conflayers.drafters.length import ConfidenceStop
 from conflayers.drafters.siblings import PublishedSiblings
 from conflayers.drafters.subnetwork import Subnetwork
-from conflayers.errors import InputError
+from conflayers.errors import InputError, UnsupportedModelError
 from conflayers.round import Method
 
 NEW_TOKENS = 40
@@ -235,6 +235,12 @@ def test_what_does_not_fit_is_refused_and_the_next_request_is_answered(change: d
     with pytest.raises(InputError, match=words):
         llm.generate(prompt | change, max_new_tokens=4)
     assert llm.generate(prompt, method="vanilla", max_new_tokens=4).token_ids == reference(QUICK[0], 1).tokens[:4]
+
+
+@pytest.mark.parametrize(("vision", "words"), REFUSED, ids=lambda value: getattr(value, "name", ""))
+def test_models_that_cannot_be_driven_say_why(vision: Vision, words: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=words):
+        Llm(vision.build())
 
 
 def test_models_of_text_take_no_images() -> None:

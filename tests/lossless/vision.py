@@ -95,6 +95,16 @@ def _tiles(ids: torch.Tensor, images: int, seed: int) -> dict[str, torch.Tensor]
     return {"pixel_values": pixels, "image_sizes": torch.tensor([[SIDE, SIDE]] * images)}
 
 
+def _placed(ids: torch.Tensor, images: int, seed: int) -> dict[str, torch.Tensor]:
+    grid = SIDE // PATCH
+    places = torch.cartesian_prod(torch.arange(grid), torch.arange(grid)).flip(-1)
+    return {
+        "pixel_values": _pixels(images, grid**2, 3 * PATCH**2, seed=seed),
+        "image_position_ids": places.expand(images, -1, -1).clone(),
+        "mm_token_type_ids": (ids == IMAGE).int(),
+    }
+
+
 @dataclass(frozen=True)
 class Vision:
     """A tiny model: its type and configuration, what an image is to it, and how many tokens it takes."""
@@ -144,6 +154,8 @@ _LLAMA = {**_TEXT, "model_type": "llama"}
 _IDEFICS = {"text_config": _LLAMA, "vision_config": _TOWER, "image_token_id": IMAGE, "scale_factor": 2}
 _TILED = {"image_token_index": IMAGE, "image_grid_pinpoints": [[SIDE, SIDE]]}
 
+_ALTERNATING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2)}
+
 QUICK = (
     _qwen("qwen2_5_vl", {**_QWEN_TOWER, "window_size": 16, "fullatt_block_indexes": [1]}, seed=1),
     _qwen("qwen3_vl", _DEEPSTACK, rope_parameters=_INTERLEAVED),
@@ -152,11 +164,7 @@ QUICK = (
     Vision(
         "gemma3",
         {
-            "text_config": {
-                **_TEXT,
-                "sliding_window": WINDOW,
-                "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2),
-            },
+            "text_config": {**_TEXT, **_ALTERNATING},
             "vision_config": _TOWER,
             "mm_tokens_per_image": 4,
             "image_token_index": IMAGE,
@@ -198,6 +206,83 @@ SLOW = (
         },
         _pictures,
     ),
+    Vision(
+        "gemma4",
+        {
+            "text_config": {
+                **_TEXT,
+                **_ALTERNATING,
+                "num_kv_shared_layers": 0,
+                "hidden_size_per_layer_input": 8,
+                "vocab_size_per_layer_input": VOCABULARY,
+                "use_bidirectional_attention": "vision",
+            },
+            "vision_config": {**_TOWER, "num_key_value_heads": 2, "head_dim": 8, "pooling_kernel_size": 2},
+            "image_token_id": IMAGE,
+        },
+        _placed,
+    ),
+    Vision(
+        "glm4v",
+        {
+            "text_config": {**_TEXT, "rope_parameters": _ROPE},
+            "vision_config": {**_QWEN_TOWER, "hidden_size": 32, "image_size": SIDE},
+            "image_token_id": IMAGE,
+            "video_token_id": VIDEO,
+            "image_start_token_id": START,
+            "image_end_token_id": END,
+        },
+        _patches,
+        before=(START,),
+    ),
+    Vision(
+        "aya_vision",
+        {
+            "text_config": {**_TEXT, **_ALTERNATING, "model_type": "cohere2"},
+            "vision_config": {**_TOWER, "model_type": "siglip_vision_model"},
+            "image_token_index": IMAGE,
+        },
+        _pictures,
+    ),
     # A row break after each row of the tile's 4 x 4 patches, and the whole picture's 16.
     Vision("llava_next", {"text_config": _LLAMA, "vision_config": _CLIP, **_TILED}, _tiles, tokens=36),
+)
+
+# Each with what the message must say.
+REFUSED = (
+    (
+        Vision(
+            "paligemma",
+            {
+                "text_config": {**_TEXT, "model_type": "gemma"},
+                "vision_config": {**_TOWER, "model_type": "siglip_vision_model", "projection_dim": 32},
+                "image_token_index": IMAGE,
+                "projection_dim": 32,
+            },
+            _marked,
+        ),
+        "'a prefix does not see what follows it'",
+    ),
+    (
+        Vision(
+            "mllama",
+            {
+                "text_config": {**_TEXT, "cross_attention_layers": [1, 3]},
+                "vision_config": {
+                    "hidden_size": 16,
+                    "intermediate_size": 24,
+                    "num_hidden_layers": 2,
+                    "num_global_layers": 1,
+                    "attention_heads": 2,
+                    "image_size": SIDE,
+                    "patch_size": PATCH,
+                    "vision_output_dim": 32,
+                    "intermediate_layers_indices": [0],
+                },
+                "image_token_index": IMAGE,
+            },
+            _pictures,
+        ),
+        "does not run its 6 decoder layers once each",
+    ),
 )
