@@ -115,18 +115,21 @@ def save_plan(path: str | os.PathLike[str], plan: Plan, model: ModelIdentity, pr
         text = json.dumps(document, indent=1) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise PlanError(f"a plan's provenance takes numbers, texts, lists and objects only: {error}") from error
+    if "\0" in str(path):
+        raise PlanError(f"cannot write the plan to {str(path)!r}: no path has a null character")
     # Through links, and never in place of a device or a pipe.
-    target, temporary = Path(path).resolve(), None
-    if target.exists() and not target.is_file():
-        raise PlanError(f"cannot write the plan to {target}: it is not a regular file")
+    temporary = None
     try:
+        target = Path(path).resolve()
+        if target.exists() and not target.is_file():
+            raise PlanError(f"cannot write the plan to {target}: it is not a regular file")
         descriptor, temporary = tempfile.mkstemp(prefix=target.name[:100], suffix=".tmp", dir=target.parent)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(target)
     except OSError as error:
-        raise PlanError(f"cannot write the plan to {target}: {error.strerror or error}") from error
+        raise PlanError(f"cannot write the plan to {path}: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

@@ -97,13 +97,13 @@ def test_an_interrupt_at_any_moment(llm, fresh, request_, only):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_an_interrupt_at_every_moment_at_which_models_are_changed(llm, fresh, request_):
+def test_an_interrupt_at_every_third_moment_where_models_are_changed(llm, fresh, request_):
     whole = Interrupt(only=CRITICAL)
     assert not interrupted(llm, request_, whole)
 
-    met = [interrupted(llm, request_, Interrupt(at, CRITICAL)) for at in range(1, whole.moments)]
+    met = [interrupted(llm, request_, Interrupt(at, CRITICAL)) for at in range(1, whole.moments, 3)]
 
-    assert sum(met) > 0.5 * whole.moments
+    assert sum(met) > 0.25 * whole.moments
     assert_as_new(llm, fresh)
 
 

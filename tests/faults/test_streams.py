@@ -25,7 +25,7 @@ def test_a_closed_stream(reading, fresh, options, pieces):
     assert_as_new(reading, fresh)
     assert list(stream) == []
     with pytest.raises(InputError, match="has not ended"):
-        stream.result
+        _ = stream.result
     stream.close()
 
 
@@ -58,10 +58,13 @@ class MistakeError(Exception):
 
 
 def test_a_reader_that_raises_inside_the_block(reading, fresh):
-    with pytest.raises(MistakeError) as caught:  # noqa: PT012
+    def read():
         with reading.stream(PROMPT, **OPTIONS) as stream:
             for _ in stream:
                 raise MistakeError
+
+    with pytest.raises(MistakeError) as caught:
+        read()
     # The error still holds the reader's frame, and the frame the stream.
     assert caught.value.__traceback__ is not None
     assert_as_new(reading, fresh)
@@ -91,7 +94,7 @@ def test_an_error_is_raised_once_and_then_the_stream_is_over(reading, fresh):
     hook.remove()
     assert list(stream) == []
     with pytest.raises(InputError, match="has not ended"):
-        stream.result
+        _ = stream.result
     assert_as_new(reading, fresh)
 
 

@@ -23,8 +23,7 @@ def _many(requests, count=6):
         for _ in range(count):
             try:
                 outcomes.append(request())
-            except InputError as error:
-                assert "already generating" in str(error)
+            except InputError:
                 outcomes.append(None)
         return outcomes
 
