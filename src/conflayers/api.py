@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from conflayers.body.claim import exclusively
 from conflayers.body.defaults import end_tokens, logits_processors
 from conflayers.body.load import load_checkpoint
-from conflayers.body.multimodal import check_inputs
+from conflayers.body.multimodal import check_inputs, processor_and_tokenizer
 from conflayers.body.portable import PortableBody
 from conflayers.body.selftest import self_test
 from conflayers.choice import split_choice
@@ -109,9 +109,7 @@ class Llm:
         if not isinstance(model, PreTrainedModel):
             raise InputError(f"model must be a model of transformers, not {type(model).__name__}")
         self.model = model
-        # A processor has a tokenizer inside.
-        self.processor = tokenizer if hasattr(tokenizer, "tokenizer") else None
-        self.tokenizer = tokenizer if self.processor is None else tokenizer.tokenizer
+        self.processor, self.tokenizer = processor_and_tokenizer(tokenizer)
         self.name = name or type(model).__name__
         self.body = PortableBody(model)
         self.differences = self_test(self.body)

@@ -13,6 +13,7 @@ from conflayers.api import Llm, PlanSource, Result
 from conflayers.body.claim import claim, exclusively, let_go
 from conflayers.body.contract import Pass
 from conflayers.body.handover import adopt, hand_back
+from conflayers.body.multimodal import processor_and_tokenizer
 from conflayers.body.portable import PortableBody
 from conflayers.choice import Choice
 from conflayers.decoding import decode
@@ -71,8 +72,7 @@ class SelfSpeculative:
             build_method(method or "conflayers", 1, None if plan is None else FULL, **method_options)
         Choice(do_sample=True, seed=seed, acceptance=acceptance)
         self.streamer = streamer
-        # A processor has a tokenizer inside.
-        self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        _, self.tokenizer = processor_and_tokenizer(tokenizer)
         self._task = task
         self._method: dict[str, Any] = {"method": method or "conflayers", "plan": plan, **method_options}
         self._seed, self._acceptance = seed, acceptance
@@ -118,7 +118,7 @@ class SelfSpeculative:
         decoding = partial(
             self._decode,
             streamer=self.streamer if streamer is None else streamer,
-            tokenizer=self.tokenizer if tokenizer is None else getattr(tokenizer, "tokenizer", tokenizer),
+            tokenizer=self.tokenizer if tokenizer is None else processor_and_tokenizer(tokenizer)[1],
         )
         with stop_strings_apart(model, generation_config, stop_strings) as (config, strings):
             # The class's own: a folder with custom code replaces the instance's.

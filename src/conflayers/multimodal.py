@@ -95,7 +95,7 @@ def _padding(mask: Any, count: int) -> int:
     """How many tokens on the left are padding."""
     if mask is None:
         return 0
-    seen = token_row(mask)
+    seen = token_row(torch.as_tensor(mask).long())
     if len(seen) != count:
         raise InputError(f"attention_mask has {len(seen)} entries for {count} input_ids")
     padding = seen.index(1) if 1 in seen else count

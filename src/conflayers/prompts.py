@@ -98,7 +98,14 @@ def _encode_chat(messages: list[dict[str, Any]], tokenizer: Any, name: str, proc
         encoded = template.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, **options)
     except Exception as error:
         raise InputError(f"the chat template of {name} rejects the messages: {error}") from error
-    return from_processor(encoded) if template is processor else Encoded(encoded["input_ids"])
+    if template is not processor:
+        return Encoded(encoded["input_ids"])
+    found = from_processor(encoded)
+    if kinds and not found.inputs:
+        raise InputError(
+            f"the messages speak of {' and '.join(sorted(kinds))}, but none is in them: no pixels came out"
+        )
+    return found
 
 
 def _has_template(source: Any) -> bool:

@@ -114,6 +114,19 @@ def test_a_processors_output_as_it_is(llm: Llm) -> None:
     assert torch.equal(inside, expected)
 
 
+def test_an_image_that_is_not_there_is_missed(llm: Llm) -> None:
+    with pytest.raises(InputError, match=r"speak of image, but none is in them|no images were passed"):
+        llm.generate([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "w5"}]}])
+
+
+def test_a_tokenizer_with_another_inside_is_no_processor() -> None:
+    given = tokenizer()
+    given.tokenizer = object()
+    llm = Llm(SUPPORTED[0].build(), given)
+    assert llm.processor is None
+    assert llm.tokenizer is given
+
+
 def test_images_without_a_processor_are_refused() -> None:
     text = tokenizer()
     text.chat_template = TEMPLATE

@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from conflayers.body.folder_guard import MAX_TEMPLATE, TRUST_ADVICE
+from conflayers.body.multimodal import processor_and_tokenizer
 from conflayers.errors import ConfLayersError, LoadError, UnsupportedModelError
 
 
@@ -159,7 +160,7 @@ def _load_processor(recipe: Recipe, location: str, shared: Mapping[str, Any]) ->
         warnings.warn(f"{recipe.label}: prompts with images need more than is installed: {reason}", stacklevel=2)
         return None
     _check_template(recipe, getattr(processor, "chat_template", None))
-    return processor if hasattr(processor, "tokenizer") else None
+    return processor_and_tokenizer(processor)[0]
 
 
 def _takes_images(config: PreTrainedConfig) -> bool:

@@ -12,6 +12,15 @@ from conflayers.errors import InputError
 
 # Where models note on themselves by how much a prompt's images shift the positions of what follows.
 _NOTED = "rope_deltas"
+_PREPARES = ("image_processor", "video_processor", "feature_extractor")
+
+
+def processor_and_tokenizer(given: Any) -> tuple[Any, Any]:
+    """A processor, which prepares more than text, and the tokenizer in it; or None and the tokenizer `given`."""
+    # Some tokenizers have a tokenizer of another library inside.
+    if hasattr(given, "tokenizer") and any(hasattr(given, part) for part in _PREPARES):
+        return given, given.tokenizer
+    return None, given
 
 
 def check_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
