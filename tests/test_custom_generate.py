@@ -309,17 +309,18 @@ def test_other_masks_are_refused(planted, mask):
 
 
 def chat(model, speculative, turns, **arguments):
-    """Three turns over one cache; what is said, and what the cache holds at the end."""
+    """Several turns over one cache; what is said, and what the cache holds at the end."""
     cache = DynamicCache(config=model.config)
     ids = IDS
-    for turn in turns:
+    for number, turn in enumerate(turns):
         ids = torch.cat([ids, torch.tensor([turn])], dim=1)
-        how = {} if speculative is None else {"custom_generate": speculative}
+        # Plain decoding takes a turn in between.
+        how = {"custom_generate": speculative} if speculative and number != 2 else {}
         ids = model.generate(ids, past_key_values=cache, do_sample=False, max_new_tokens=9, **arguments, **how)
     return ids, cache
 
 
-TURNS = ([3, 4, 5], [9], [20, 21, 22, 23])
+TURNS = ([3, 4, 5], [9], [20, 21, 22, 23], [6, 7])
 
 
 def test_a_chat_goes_on_with_the_same_cache(model):
