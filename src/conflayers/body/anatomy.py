@@ -80,6 +80,12 @@ def examine(model: PreTrainedModel) -> Anatomy:
         raise UnsupportedModelError(f"{name} is an encoder-decoder; only decoder-only language models are supported")
     if model.get_output_embeddings() is None:
         raise UnsupportedModelError(f"{name} has no language-model head; load it as a causal language model")
+    missing = next((weights for weights, tensor in model.named_parameters() if tensor.is_meta), None)
+    if missing is not None:
+        raise UnsupportedModelError(
+            f"{name} has weights without memory ({missing} is on the meta device: offloaded or never loaded); "
+            "load the whole model onto one device"
+        )
     windows = _windows(name, model, config)
     blocks = _decoder_layers(name, model, len(windows))
     layers, vocab_size = _probe(name, model, blocks, windows, config)
@@ -246,7 +252,7 @@ def _layer_parts(
     others = [
         child
         for child in block.children()
-        if child is not attention and child in calls and any(p.dim() > 1 for p in child.parameters())
+        if child is not attention and child in calls and _has_weights(child)
     ]
     parts = [_part(module, calls[module][0], width) for module in (block, attention, *others)]
     once = all(len(calls[module]) == 1 for module in (block, attention, *others))
@@ -256,6 +262,11 @@ def _layer_parts(
     if not mlp:
         raise UnsupportedModelError(f"{name}: layer {index} has no MLP module that puts out hidden states")
     return LayerParts(layer=parts[0], attention=parts[1], mlp=mlp)
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether it holds a matrix; quantised ones are often buffers."""
+    return any(tensor.dim() > 1 for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _part(module: nn.Module, call: _Call, width: int) -> Part | None:
