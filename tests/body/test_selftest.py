@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from conflayers.body.portable import PortableBody
-from conflayers.body.selftest import LOGIT_CHECKS, RESIDUAL_CHECK, self_test
+from conflayers.body.selftest import LOGIT_CHECKS, RESIDUAL_CHECK, TREE_CHECK, self_test
 from conflayers.errors import UnsupportedModelError
 
 LLAMA = next(family for family in SUPPORTED if family.name == "llama")
@@ -76,7 +76,7 @@ def refusal(model: PreTrainedModel) -> str:
 def test_a_sound_model_passes_every_check() -> None:
     body = PortableBody(LLAMA.build())
     found = self_test(body)
-    assert list(found) == [*LOGIT_CHECKS, RESIDUAL_CHECK]
+    assert list(found) == [*LOGIT_CHECKS, TREE_CHECK, RESIDUAL_CHECK]
     assert all(0 <= difference < 1e-4 for difference in found.values())
     assert body.length == 0
     assert_untouched(body.model)
