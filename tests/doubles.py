@@ -46,6 +46,7 @@ class FakeBody:
     recorded: int = 0
     fail_at: int | None = None
     trees: bool = False
+    text_start: int = 0
 
     @property
     def length(self) -> int:

@@ -58,6 +58,7 @@ class TableBody:
     vocab_size: int = VOCABULARY
     identity: ModelIdentity = field(default_factory=lambda: ModelIdentity("Table", 4, 4, VOCABULARY, "0"))
     trees: bool = True
+    text_start: int = 0
     cached: list[int] = field(default_factory=list)
     logits: torch.Tensor = TARGET
 

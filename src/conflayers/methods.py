@@ -1,19 +1,27 @@
 """The table of methods: what each is, where it comes from, and how it is put together."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Protocol
 
 from conflayers.costs import Costs
 from conflayers.drafters.build import DRAFTER_OPTIONS as DRAFTER_OPTIONS
 from conflayers.drafters.build import build_drafter
 from conflayers.errors import InputError
+from conflayers.options import share, whole
 from conflayers.plan import Plan
 from conflayers.round import Method, Selector
-from conflayers.selectors.conflayers import ConfLayers, Settings
+from conflayers.selectors import clasp, conflayers, cosine, knapspec, swift
 from conflayers.selectors.conflayers_published import PublishedConfLayers
 from conflayers.selectors.fixed import Fixed
+from conflayers.selectors.uniform import random_plan, uniform_plan
+
+Options = dict[str, Any]
+Build = Callable[[Costs, int, Plan | None, Options], Selector]
+# A confidence stop and trees as in SWIFT and ConfLayers; a chain as in CLaSp and KnapSpec.
+PUBLISHED_TREE = {"draft_length": "confidence", "tree": "paper"}
+PUBLISHED_CHAIN = {"draft_length": "confidence", "confidence_stop": 0.7, "tree": "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +34,15 @@ class Entry:
         build: makes the selector from the costs, the number of layers, a plan if one is given, and the options.
         options: name -> meaning, of what `build` takes besides the drafter's options.
         drafts: whether it drafts at all, and so takes the drafter's options.
+        drafting: the drafter's options as its paper has them; where empty, the rules by measured cost.
     """
 
     summary: str
     source: str
-    build: Callable[[Costs, int, Plan | None, dict[str, Any]], Selector]
-    options: dict[str, str]
+    build: Build
+    options: dict[str, str] = field(default_factory=dict)
     drafts: bool = True
+    drafting: Mapping[str, Any] = field(default_factory=dict)
 
 
 CONFLAYERS_OPTIONS = {
@@ -47,40 +57,101 @@ CONFLAYERS_OPTIONS = {
     "window": "the same window for every layer instead of the adaptive one",
     "fallback": "decode plainly where drafts do not pay (True); not with variant 'paper'",
 }
+SWIFT_OPTIONS = {
+    "skip_ratio": "share of the sublayers to skip, 0 to 1 (0.45)",
+    "context_window": "generated tokens that candidates are scored on (50)",
+    "bayes_interval": "every so-many-th candidate is proposed by Bayesian optimisation (25); 0 for none",
+    "max_iterations": "candidates scored before the search ends (1000)",
+    "max_tolerance": "... or in a row without a better one (300)",
+    "max_score": "... or a share of tokens matched above this (0.93)",
+    "plan_seed": "of the random candidates (2024)",
+}
+CLASP_OPTIONS = {
+    "skip_ratio": "share of the layers to skip, 0 to 1 (0.5)",
+    "interval": "verifications between two searches (128)",
+}
+KNAPSPEC_OPTIONS = {
+    "interval": "verifications between two searches (64)",
+    "rounds": "verifications whose tokens are looked at (5)",
+    "budget": "most share of the weight to skip, 0 to 1 (0.5)",
+}
+COSINE_OPTIONS = {
+    "threshold": "an attention is skipped above this cosine of what goes in and comes out (0.985)",
+    "context_window": "tokens of the prompt's end that are looked at (32)",
+}
 
 
-def _vanilla(costs: Costs, layers: int, plan: Plan | None, options: dict[str, Any]) -> Selector:
+class _Searching(Selector, Protocol):
+    def keep(self, plan: Plan) -> None: ...
+
+
+def _vanilla(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
     if plan is not None:
         raise InputError("method 'vanilla' decodes plainly and takes no plan; use method 'fixed' or 'conflayers'")
     return Fixed(None)
 
 
-def _fixed(costs: Costs, layers: int, plan: Plan | None, options: dict[str, Any]) -> Selector:
+def _fixed(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
     if plan is None:
         raise InputError("method 'fixed' needs a plan")
     return Fixed(plan)
 
 
-def _conflayers(costs: Costs, layers: int, plan: Plan | None, options: dict[str, Any]) -> Selector:
+def _uniform(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
+    _nothing_idle(plan, options)
+    ratio = options.get("skip_ratio", 0.4)
+    share("skip_ratio", ratio)
+    return Fixed(plan or uniform_plan(layers, ratio))
+
+
+def _random(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
+    _nothing_idle(plan, options)
+    ratio, seed = options.get("skip_ratio", 0.4), options.get("plan_seed", 0)
+    share("skip_ratio", ratio)
+    whole("plan_seed", seed, 0)
+    return Fixed(plan or random_plan(layers, ratio, seed))
+
+
+def _conflayers(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
     variant = options.pop("variant", "default")
     if variant not in ("default", "paper"):
         raise InputError(f"variant must be 'default' or 'paper', not {variant!r}")
-    if plan is not None and (idle := sorted(options.keys() - {"fallback"})):
-        raise InputError(f"with a plan nothing is searched for: leave out {', '.join(map(repr, idle))}, or the plan")
-    selector: ConfLayers | PublishedConfLayers
+    selector: conflayers.ConfLayers | PublishedConfLayers
     if variant == "paper":
         if "fallback" in options:
             raise InputError("variant 'paper' has no fallback to plain decoding; leave out 'fallback'")
-        selector = PublishedConfLayers(layers, Settings(**options))
+        _nothing_idle(plan, options)
+        selector = PublishedConfLayers(layers, conflayers.Settings(**options))
     else:
         for name in ("max_score", "min_accepted"):
             if name in options:
                 raise InputError(f"{name!r} belongs to variant 'paper'; the default judges by tokens per second")
         fallback = options.pop("fallback", True)
-        selector = ConfLayers(layers, Settings(**{"interval": 16, "context_window": 32, **options}), fallback, costs)
+        _nothing_idle(plan, options)
+        settings = conflayers.Settings(**{"interval": 16, "context_window": 32, **options})
+        selector = conflayers.ConfLayers(layers, settings, fallback, costs)
     if plan is not None:
         selector.keep(plan)
     return selector
+
+
+def _searching(selector: Callable[[int, Any], _Searching], settings: Callable[..., Any]) -> Build:
+    """A selector that has settings and can be told to keep a plan."""
+
+    def build(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
+        _nothing_idle(plan, options)
+        made = selector(layers, settings(**options))
+        if plan is not None:
+            made.keep(plan)
+        return made
+
+    return build
+
+
+def _nothing_idle(plan: Plan | None, options: Options) -> None:
+    if plan is not None and options:
+        idle = ", ".join(map(repr, sorted(options)))
+        raise InputError(f"with a plan nothing is searched for: leave out {idle}, or the plan")
 
 
 METHODS: dict[str, Entry] = {
@@ -90,8 +161,48 @@ METHODS: dict[str, Entry] = {
         _conflayers,
         CONFLAYERS_OPTIONS,
     ),
-    "fixed": Entry("drafts by one given plan, always", "arXiv 2309.08168", _fixed, {}),
-    "vanilla": Entry("plain decoding, one token a pass", "", _vanilla, {}, drafts=False),
+    "swift": Entry(
+        "skips a fixed number of sublayers, found by random and Bayesian search while it decodes",
+        "arXiv 2410.06916",
+        _searching(swift.Swift, swift.Settings),
+        SWIFT_OPTIONS,
+        drafting=PUBLISHED_TREE,
+    ),
+    "clasp": Entry(
+        "skips the layers that a dynamic programme over the last token's states can spare",
+        "arXiv 2505.24196",
+        _searching(clasp.Clasp, clasp.Settings),
+        CLASP_OPTIONS,
+        drafting=PUBLISHED_CHAIN,
+    ),
+    "knapspec": Entry(
+        "packs the sublayers to skip as a knapsack of measured times, for most tokens per time",
+        "arXiv 2602.20217",
+        _searching(knapspec.KnapSpec, knapspec.Settings),
+        KNAPSPEC_OPTIONS,
+        drafting={**PUBLISHED_CHAIN, "max_draft_tokens": 10},
+    ),
+    "cosine": Entry(
+        "skips the attentions that hardly turn the prompt's hidden states, without a search",
+        "arXiv 2410.01028",
+        _searching(cosine.Cosine, cosine.Settings),
+        COSINE_OPTIONS,
+        drafting={"draft_length": "adaptive", "tree": "none"},
+    ),
+    "uniform": Entry(
+        "skips whole layers at equal distances",
+        "",
+        _uniform,
+        {"skip_ratio": "share of the layers to skip, 0 to 1 (0.4)"},
+    ),
+    "random": Entry(
+        "skips sublayers drawn at random, once",
+        "",
+        _random,
+        {"skip_ratio": "share of the sublayers to skip, 0 to 1 (0.4)", "plan_seed": "which ones (0)"},
+    ),
+    "fixed": Entry("drafts by one given plan, always", "arXiv 2309.08168", _fixed),
+    "vanilla": Entry("plain decoding, one token a pass", "", _vanilla, drafts=False),
 }
 
 
@@ -117,5 +228,6 @@ def build_method(name: str, layers: int, plan: Plan | None = None, **options: An
     if plan is not None:
         plan.check(layers)
     costs = Costs(layers)
-    drafter = build_drafter(options, costs, published=options.get("variant") == "paper")
+    defaults = PUBLISHED_TREE if options.get("variant") == "paper" else entry.drafting
+    drafter = build_drafter(options, costs, defaults)
     return Method(name, drafter, entry.build(costs, layers, plan, options), costs)

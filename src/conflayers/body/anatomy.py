@@ -249,11 +249,7 @@ def _layer_parts(
             f"{name}: layer {index} has no attention module that keeps its own keys and values in the cache"
         )
     attention = writer[1]
-    others = [
-        child
-        for child in block.children()
-        if child is not attention and child in calls and _has_weights(child)
-    ]
+    others = [child for child in block.children() if child is not attention and child in calls and _has_weights(child)]
     parts = [_part(module, calls[module][0], width) for module in (block, attention, *others)]
     once = all(len(calls[module]) == 1 for module in (block, attention, *others))
     if not once or parts[0] is None or parts[1] is None:

@@ -38,11 +38,16 @@ class PositionedLayer(CacheLayerMixin):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None
         assert self.values is not None
-        start = self.owner.length
+        start, first = self.owner.length, self._first_visible()
+        if self.owner.is_aside:
+            seen = slice(first, start)
+            return (
+                torch.cat([self.keys[:, :, seen], key_states], 2),
+                torch.cat([self.values[:, :, seen], value_states], 2),
+            )
         end = start + key_states.shape[2]
         self.keys[:, :, start:end] = key_states
         self.values[:, :, start:end] = value_states
-        first = self._first_visible()
         return self.keys[:, :, first:end], self.values[:, :, first:end]
 
     def _first_visible(self) -> int:
@@ -73,6 +78,7 @@ class PositionedCache(Cache):  # type: ignore[misc]
     def __init__(self, windows: list[int | None], capacity: int) -> None:
         self.length = 0
         self.capacity = capacity
+        self.is_aside = False
         super().__init__(layers=[PositionedLayer(self, window) for window in windows])
 
     def check_room(self, tokens: int) -> None:
@@ -106,6 +112,20 @@ class PositionedCache(Cache):  # type: ignore[misc]
                     layer.keys[:, :, moved] = layer.keys.index_select(2, source)
                     layer.values[:, :, moved] = layer.values.index_select(2, source)
         self.rollback(end)
+
+    @contextmanager
+    def aside(self, start: int) -> Iterator[None]:
+        """Let passes run behind the first `start` tokens inside without being written down, however many their tokens.
+
+        Every layer's visible rows are copied in every pass, so this is for passes that are rare.
+        """
+        length = self.length
+        self.rollback(start)
+        self.is_aside = True
+        try:
+            yield
+        finally:
+            self.length, self.is_aside = length, False
 
     @contextmanager
     def preserve(self, start: int) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """What every body offers to drafters, selectors and the round. Nothing here knows a model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,6 +43,14 @@ class Pass:
     trace: Trace | None = None
 
 
+# What of a layer is to run.
+LAYER, ATTENTION, MLP = "layer", "attention", "mlp"
+# Runs a layer on states [branches, tokens, hidden]: all of it, or its attention or MLP alone.
+Run = Callable[[torch.Tensor, str], torch.Tensor]
+# Told a layer's index, the states that reach it and how to run it; returns the states that leave it, of that shape.
+Step = Callable[[int, torch.Tensor, Run], torch.Tensor]
+
+
 class Body(Protocol):
     """A model with its cache, driven by position.
 
@@ -53,6 +61,7 @@ class Body(Protocol):
         length: tokens the cache holds.
         identity: what a saved plan is bound to.
         trees: whether `forward` can verify trees.
+        text_start: first cached position from which on everything is sure to be text and not, say, an image.
     """
 
     layers: int
@@ -60,6 +69,7 @@ class Body(Protocol):
     context: int
     identity: ModelIdentity
     trees: bool
+    text_start: int
 
     @property
     def length(self) -> int:
@@ -103,6 +113,21 @@ class Body(Protocol):
 
         They move to the positions from `start` on; in a tree that is a path, whose positions they were computed for.
         """
+
+    def walk(self, tokens: Sequence[int], branches: int, step: Step) -> torch.Tensor:
+        """Run the last cached tokens again in several branches, with a say in what goes from layer to layer.
+
+        Only where `trees`. The cache stays as it is.
+
+        Args:
+            tokens: the last of the cache, one or more.
+            branches: 1 or more; all begin with the tokens' embeddings.
+            step: called for every layer, in order.
+
+        Returns:
+            What the model's head makes of the states that leave the last layer, [branches, tokens, vocabulary].
+        """
+        ...
 
     def preserve(self, start: int) -> AbstractContextManager[None]:
         """Inside this context, cached tokens from `start` on may be overwritten; afterwards they are back."""

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 
 from conflayers.body.anatomy import Anatomy, Part, examine
 from conflayers.body.cache import PositionedCache
-from conflayers.body.contract import Pass, Trace
+from conflayers.body.contract import Pass, Step, Trace
 from conflayers.body.multimodal import nothing_noted, prompt_arguments
 from conflayers.body.switch import Replacement, forwards_replaced, listening, passing, put_back, silent
 from conflayers.body.trees import depths, tree_mask
+from conflayers.body.walk import walk
 from conflayers.errors import InputError
 from conflayers.plan import ModelIdentity, Plan
 
@@ -46,6 +47,7 @@ class PortableBody:
         self._cache = PositionedCache(list(self.anatomy.windows), 0)
         # From cache row to rotary position, broadcast over [..., 1, tokens]: images take fewer positions than rows.
         self._shift: torch.Tensor | int = 0
+        self.text_start = 0
 
     @property
     def length(self) -> int:
@@ -63,7 +65,7 @@ class PortableBody:
             self.release()
             self._cache = PositionedCache(list(self.anatomy.windows), capacity)
         self._cache.rollback(0)
-        self._shift, self.room = 0, capacity
+        self._shift, self.room, self.text_start = 0, capacity, 0
 
     def release(self) -> None:
         """Give the cache's memory back."""
@@ -78,6 +80,14 @@ class PortableBody:
     def preserve(self, start: int) -> Any:
         """Inside this context, cached tokens from `start` on may be overwritten; afterwards they are back."""
         return self._cache.preserve(start)
+
+    def aside(self, start: int) -> Any:
+        """Inside this context passes run behind the first `start` tokens and are not cached."""
+        return self._cache.aside(start)
+
+    def walk(self, tokens: Sequence[int], branches: int, step: Step) -> torch.Tensor:
+        """The last cached tokens once more, in several branches; see `contract.Body.walk`."""
+        return walk(self, tokens, branches, step)
 
     def keep(self, start: int, rows: Sequence[int]) -> None:
         """Of the tokens cached from position `start` on keep those at offsets `rows`; see `contract.Body.keep`."""
@@ -94,7 +104,8 @@ class PortableBody:
     ) -> Pass:
         """Run `tokens` after the cached ones; see `contract.Body.forward`."""
         start, count = self._cache.length, len(tokens)
-        self._cache.check_room(count)
+        if not self._cache.is_aside:
+            self._cache.check_room(count)
         ids = torch.tensor([tokens], device=self.model.device)
         offsets = range(count) if parents is None else depths(parents)
         positions = torch.tensor([[start + offset for offset in offsets]], device=self.model.device)
@@ -127,6 +138,7 @@ class PortableBody:
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise InputError(f"{self.anatomy.name} cannot take this prompt's inputs: {error}") from error
         positions = arguments.get("position_ids")
+        self.text_start = len(tokens) - 1
         self._shift = 0 if positions is None else positions[..., -1:] + 1 - len(tokens)
         return result
 
@@ -135,7 +147,8 @@ class PortableBody:
         common = {"past_key_values": self._cache, "use_cache": True, "logits_to_keep": wanted, "return_dict": True}
         with _recording(self.anatomy, min(record, count)) as taken:
             output = self.model(**{**arguments, **common})
-        self._cache.advance(count)
+        if not self._cache.is_aside:
+            self._cache.advance(count)
         # Models that do not know `logits_to_keep` put out all rows.
         return Pass(output.logits[0, -wanted:], taken() if record else None)
 

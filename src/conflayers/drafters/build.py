@@ -1,5 +1,6 @@
 """From a method's options to its drafter."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from conflayers.costs import Costs
@@ -30,27 +31,30 @@ LENGTHS = ("gain", "confidence", "adaptive")
 TREES = ("gain", "paper", "none")
 
 
-def build_drafter(options: dict[str, Any], costs: Costs, *, published: bool = False) -> Subnetwork:
+def build_drafter(options: dict[str, Any], costs: Costs, defaults: Mapping[str, Any]) -> Subnetwork:
     """Take the drafter's options out of `options`.
 
     Args:
         options: what a user gave; what belongs to the drafter is removed.
         costs: what the default rules decide by.
-        published: default to the rules of SWIFT and ConfLayers rather than to those by cost.
+        defaults: a method's own values for what is not given, in place of the rules by cost.
 
     Raises:
         InputError: a value out of range, or options that contradict each other.
     """
     given = {name: options.pop(name) for name in DRAFTER_OPTIONS if name in options}
+    # Who asks for another rule of length does not get the details of the method's own.
+    other_rule = "draft_length" in given and given["draft_length"] != defaults.get("draft_length")
+    own = {name: value for name, value in defaults.items() if name == "tree" or not other_rule}
+    values = {**own, **given}
     calibration = Calibration()
-    length = _length(given, costs, calibration, "confidence" if published else "gain")
-    return Subnetwork(length, _siblings(given.get("tree", "paper" if published else "gain"), costs, calibration))
+    return Subnetwork(_length(values, costs, calibration), _siblings(values.get("tree", "gain"), costs, calibration))
 
 
-def _length(given: dict[str, Any], costs: Costs, calibration: Calibration, default: str) -> Length:
+def _length(given: dict[str, Any], costs: Costs, calibration: Calibration) -> Length:
     most = {"max_tokens": given["max_draft_tokens"]} if "max_draft_tokens" in given else {}
     stop = given.get("confidence_stop", CONFIDENCE)
-    rule = given.get("draft_length", "confidence" if "confidence_stop" in given else default)
+    rule = given.get("draft_length", "confidence" if "confidence_stop" in given else "gain")
     if "confidence_stop" in given and rule not in ("confidence", "adaptive"):
         raise InputError(f"confidence_stop belongs to draft_length 'confidence' or 'adaptive', not to {rule!r}")
     if rule == "gain":

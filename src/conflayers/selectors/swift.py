@@ -1,0 +1,169 @@
+"""SWIFT (arXiv 2410.06916): a fixed number of sublayers, searched for while decoding.
+
+After each round one more candidate is scored by how many of the first generated tokens it names (teacher-forced, in
+one pass); it is drawn at random, and every 25th time proposed by Bayesian optimisation. The best so far is drafted
+with. The search ends at a score that is good enough, or when nothing better was found for long.
+
+Other than in the released code, nothing is kept in global variables, and scoring runs at the right positions on the one
+cache.
+"""
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from conflayers.body.contract import Trace
+from conflayers.errors import InputError
+from conflayers.options import share, whole
+from conflayers.plan import Plan
+from conflayers.round import Round, State
+from conflayers.selectors.teacher_forced import matchness
+from conflayers.selectors.uniform import candidates, from_bits, sublayers, uniform_plan
+
+# Of the acquisition function (upper confidence bound) and the Gaussian process, as in the released code.
+KAPPA = 2.5
+ALPHA = 1e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The parameters of SWIFT, with the values of its released code.
+
+    Attributes:
+        skip_ratio: share of the candidate sublayers to skip, 0 to 1 (0.45; 0.5 for 70B).
+        context_window: generated tokens that candidates are scored on, 2 or more.
+        bayes_interval: every so-many-th candidate comes from Bayesian optimisation; 0 for never.
+        max_iterations: candidates scored before the search ends.
+        max_tolerance: ... or in a row without a better one.
+        max_score: ... or a score above this.
+        plan_seed: of the random candidates; ours, the released code takes torch's.
+    """
+
+    skip_ratio: float = 0.45
+    context_window: int = 50
+    bayes_interval: int = 25
+    max_iterations: int = 1000
+    max_tolerance: int = 300
+    max_score: float = 0.93
+    plan_seed: int = 2024
+
+    def __post_init__(self) -> None:
+        for name in ("skip_ratio", "max_score"):
+            share(name, getattr(self, name))
+        whole("context_window", self.context_window, 2)
+        whole("bayes_interval", self.bayes_interval, 0)
+        whole("plan_seed", self.plan_seed, 0)
+        for name in ("max_iterations", "max_tolerance"):
+            whole(name, getattr(self, name), 1)
+
+
+@dataclass(slots=True)
+class Swift:
+    """One search, one object per task.
+
+    Attributes:
+        layers: decoder layers of the model.
+        settings: see there.
+        plan: the best so far; uniform at first.
+        score: what it scored; 0 before the first.
+        searching: whether the search goes on.
+        iterations: candidates scored.
+    """
+
+    layers: int
+    settings: Settings = field(default_factory=Settings)
+    plan: Plan = field(init=False)
+    score: float = 0.0
+    searching: bool = True
+    iterations: int = 0
+    decisions: list[str] = field(default_factory=list)
+    _since_better: int = 0
+    _source: random.Random = field(init=False)
+    _optimizer: Any = None
+
+    def __post_init__(self) -> None:
+        self.plan = uniform_plan(self.layers, self.settings.skip_ratio)
+        self._source = random.Random(self.settings.plan_seed)
+
+    def keep(self, plan: Plan) -> None:
+        """Use `plan` and search no more."""
+        self.plan, self.searching = plan, False
+
+    def start(self, state: State, prefill: Trace | None) -> None:
+        """The search goes on from one prompt to the next."""
+        if self.searching and self.settings.bayes_interval and self._optimizer is None:
+            self._optimizer = _optimizer(self.layers, self.settings)
+
+    def choose(self) -> Plan | None:
+        """The best plan so far; plain decoding is no choice here."""
+        return self.plan
+
+    def wants(self) -> int:
+        """No trace."""
+        return 0
+
+    def learn(self, state: State, done: Round) -> None:
+        """Score one more candidate, once there is text to score it on."""
+        if not self.searching or state.generated <= self.settings.context_window + 1:
+            return
+        self.iterations += 1
+        self._since_better += 1
+        candidate = self._candidate()
+        end = state.prompt + self.settings.context_window
+        score = matchness(state, candidate, state.prompt, end)
+        if self._optimizer is not None:
+            self._optimizer.register(params=_point(candidate, self.layers), target=score)
+        if score > self.score:
+            self.plan, self.score, self._since_better = candidate, score, 0
+        if self.score > self.settings.max_score:
+            self._end("good enough")
+        elif self._since_better > self.settings.max_tolerance:
+            self._end(f"nothing better in {self._since_better} candidates")
+        elif self.iterations >= self.settings.max_iterations:
+            self._end("limit of iterations")
+
+    def _end(self, why: str) -> None:
+        self.searching = False
+        found = f"matches {self.score:.0%} of {self.settings.context_window - 1} tokens"
+        self.decisions.append(f"{self.plan}: search ended after {self.iterations} candidates ({why}; {found})")
+
+    def _candidate(self) -> Plan:
+        count = int(2 * len(candidates(self.layers)) * self.settings.skip_ratio)
+        if self._optimizer is None or self.iterations % self.settings.bayes_interval:
+            return sublayers(self._source, self.layers, count)
+        point = self._optimizer.suggest()
+        wanted = sorted(point, key=lambda name: point[name], reverse=True)[:count]
+        return from_bits(self.layers, [int(name[1:]) for name in wanted])
+
+
+def _optimizer(layers: int, settings: Settings) -> Any:
+    try:
+        from bayes_opt import BayesianOptimization
+        from bayes_opt.acquisition import UpperConfidenceBound
+    except ImportError as error:
+        raise InputError(
+            "method 'swift' proposes candidates with the package bayesian-optimization, which is not installed: "
+            "pip install 'conflayers[search]', or set bayes_interval=0 for random candidates only"
+        ) from error
+    names = [_name(i) for i in range(2 * len(candidates(layers)))]
+    optimizer = BayesianOptimization(
+        f=None,
+        pbounds=dict.fromkeys(names, (0.0, 1.0)),
+        acquisition_function=UpperConfidenceBound(kappa=KAPPA),
+        random_state=settings.plan_seed,
+        allow_duplicate_points=True,
+        verbose=0,
+    )
+    optimizer.set_gp_params(alpha=ALPHA)
+    return optimizer
+
+
+def _name(index: int) -> str:
+    return f"x{index:04d}"
+
+
+def _point(plan: Plan, layers: int) -> dict[str, float]:
+    """1 where a candidate sublayer is skipped, else 0."""
+    choice = candidates(layers)
+    skipped = [layer in plan.attention for layer in choice] + [layer in plan.mlp for layer in choice]
+    return {_name(index): float(bit) for index, bit in enumerate(skipped)}
