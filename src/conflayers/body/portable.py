@@ -1,6 +1,7 @@
 """The body for any architecture of transformers: the model's own forward, with sublayers switched off in place."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,6 +43,7 @@ class PortableBody:
         self.context = self.anatomy.context
         self.identity = _identity(model, self.anatomy)
         self.trees = False
+        self.process = os.getpid()
         # Tokens that were last asked for room for.
         self.room = 0
         self._cache = PositionedCache(list(self.anatomy.windows), 0)
