@@ -1,6 +1,7 @@
 """A small model, the options that make drafts reject often, and a model double that says what it is told to say."""
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -66,6 +67,7 @@ class ScriptedBody(FakeBody):
     script: Sequence[int] = ()
     prompt: int = 1
     model: LlamaForCausalLM = field(default_factory=lambda: planted_model([], layers=1))
+    process: int = field(default_factory=os.getpid)
 
     @property
     def room(self) -> int:

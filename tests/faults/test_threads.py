@@ -2,9 +2,13 @@
 
 import copy
 import multiprocessing
+import pickle
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,21 +89,21 @@ def test_a_copy_of_a_model_that_generates_is_free(reading, fresh):
     assert_clean(twin)
 
 
-def _answer(llm, pipe):
+def _answer(llm, pipe, threads):
     try:
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
         pipe.send(llm.generate(PROMPT, max_new_tokens=10, **CHAIN).token_ids)
     except InputError as error:
         pipe.send(str(error))
 
 
-def _in_a_fork(llm):
+def _in_a_fork(llm, threads=1):
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
     with warnings.catch_warnings():
         # Python 3.12 warns of every fork of a process with threads, and other tests may have left some.
         warnings.simplefilter("ignore", DeprecationWarning)
-        child = context.Process(target=_answer, args=(llm, theirs))
+        child = context.Process(target=_answer, args=(llm, theirs, threads))
         child.start()
     try:
         assert mine.poll(30), "the child is stuck"
@@ -112,6 +116,28 @@ def _in_a_fork(llm):
 def test_a_fork_answers_like_its_parent(llm, fresh):
     assert _in_a_fork(llm) == fresh
     assert_as_new(llm, fresh)
+
+
+def test_a_fork_with_several_threads_would_hang_and_is_refused(llm, fresh):
+    assert "forked after the model was loaded" in _in_a_fork(llm, threads=2)
+    assert_as_new(llm, fresh)
+
+
+@pytest.mark.slow
+def test_a_spawned_process_may_use_several_threads(tmp_path):
+    """It gets a copy of the Llm by pickle, made in another process."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import pickle, torch
+torch.set_num_threads(2)
+llm = pickle.load(open({str(tmp_path / "llm")!r}, "rb"))
+print(llm.generate([1, 2, 3, 4, 5], max_new_tokens=10, method="vanilla").token_ids)
+"""
+    llm = Llm(small_model())
+    (tmp_path / "llm").write_bytes(pickle.dumps(llm))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == str(llm.generate(PROMPT, max_new_tokens=10, **VANILLA).token_ids)
 
 
 def test_a_fork_of_a_process_whose_model_is_generating_is_refused_and_not_stuck(reading, fresh):

@@ -1,5 +1,6 @@
 """One request at a time on one model, whoever drives it, and the model left as it was found."""
 
+import os
 from collections.abc import Generator
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ KEY = "_conflayers_request"
 
 # What torch's allocators say, those of the CPU among them, which raise plain RuntimeErrors.
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+
+# A child made by fork has this from its parent; one that was spawned imports this module itself.
+IMPORTED_IN = os.getpid()
 
 T = TypeVar("T")
 
@@ -49,10 +53,12 @@ def exclusively(body: Any, rounds: Generator[T, None, None]) -> Generator[T, Non
         rounds: what `conflayers.decoding.decode` returns.
 
     Raises:
-        InputError: another request runs on the model. OutOfMemoryError: the request is too large for the memory.
+        InputError: another request runs on the model, or this process was forked since the model was loaded and would
+            hang. OutOfMemoryError: the request is too large for the memory.
     """
     request = object()
     gradients = torch.is_grad_enabled()
+    _refuse_fork(body)
     try:
         claim(body.model, request)
         for kept in rounds:
@@ -78,6 +84,14 @@ def exclusively(body: Any, rounds: Generator[T, None, None]) -> Generator[T, Non
             # A Ctrl-C while the first one is being cleaned up after.
             _end(body, rounds, request)
             raise
+
+
+def _refuse_fork(body: Any) -> None:
+    if os.getpid() != body.process == IMPORTED_IN and torch.get_num_threads() > 1:
+        raise InputError(
+            "this process was forked after the model was loaded, and torch's threads would hang in it: call "
+            "torch.set_num_threads(1) here first, or start processes by 'spawn' and load the model in each"
+        )
 
 
 def _end(body: Any, rounds: Generator[T, None, None], request: object) -> None:
