@@ -95,6 +95,9 @@ class Stream(Iterator[str]):
 class Llm:
     """A model that drafts for itself. One request at a time, one sequence a request.
 
+    A request that finds the model busy, in another thread or under another Llm, is refused and may be tried again. A
+    process forked after loading answers on one torch thread only; a spawned one is as good as any.
+
     Args:
         model: a decoder-only causal language model of transformers, in eval mode.
         tokenizer: its tokenizer, or the processor of a model that takes images; without one, prompts must be token ids.
