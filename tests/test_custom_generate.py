@@ -266,13 +266,16 @@ class Recording(BaseStreamer):
 
 
 def test_a_streamer_gets_what_plain_generate_gives_it(planted):
-    plain, ours, direct = Recording(), Recording(), Recording()
+    plain, ours, direct, usual = Recording(), Recording(), Recording(), Recording()
     planted.generate(IDS, streamer=plain, **GREEDY)
     planted.generate(IDS, custom_generate=drafting(streamer=ours), **GREEDY)
     drafting().generate(planted, IDS, streamer=direct, **GREEDY)
+    planted.generate(IDS, custom_generate=drafting(), streamer=usual, **GREEDY)
 
-    assert ours.puts == direct.puts == plain.puts
-    assert ours.ended == direct.ended == plain.ended == 1
+    assert usual.puts == ours.puts == direct.puts == plain.puts
+    assert usual.ended == ours.ended == direct.ended == plain.ended == 1
+    with pytest.raises(InputError, match="one streamer is given to"):
+        planted.generate(IDS, custom_generate=drafting(streamer=ours), streamer=usual, **GREEDY)
 
 
 @pytest.mark.parametrize("after", [0, 1, 8])
@@ -441,7 +444,6 @@ REFUSED = {
     "cache_implementation": {"cache_implementation": "static"},
     "guidance_scale": {"guidance_scale": 1.5},
     "prefill_chunk_size": {"prefill_chunk_size": 4},
-    "streamer": {"streamer": Recording()},
     "assistant_model": {"assistant_model": planted_model([1], layers=2)},
     "synced_gpus": {"synced_gpus": True},
     "position_ids": {"position_ids": torch.arange(3, 3 + len(PROMPT))[None]},

@@ -18,7 +18,7 @@ from conflayers.body.portable import PortableBody
 from conflayers.choice import Choice
 from conflayers.decoding import decode
 from conflayers.errors import InputError
-from conflayers.following import Follower, Seen
+from conflayers.following import AfterPrompt, Follower, Seen
 from conflayers.generate_request import Request, check_dropped, check_settings, read_request
 from conflayers.generate_stops import Strings, stop_strings_apart, with_stop_strings
 from conflayers.methods import build_method
@@ -41,7 +41,7 @@ class SelfSpeculative:
         seed: with sampling, the same seed gives the same text. Without one torch's global generator decides, as in
             `generate`; the draws are others than there, their distribution is the same.
         acceptance: "residual" or "coupled"; see `conflayers.choice.Choice`.
-        streamer: gets the prompt and then every token. `generate` does not pass on its own `streamer=`.
+        streamer: gets the prompt and then every token, as does one that is given to `generate` itself.
         tokenizer: needed for `generate(stop_strings=...)`, since `generate` does not pass on its own `tokenizer=`. Stop
             strings in generation settings it refuses by itself; `SelfSpeculative.generate` takes these too.
 
@@ -143,10 +143,15 @@ class SelfSpeculative:
             InputError: an argument of `generate` that cannot be honoured; the message names it.
             UnsupportedModelError: the model's structure cannot be driven exactly.
         """
-        caller = sys._getframe(1)
+        caller, streamer = sys._getframe(1), self.streamer
         if caller.f_code.co_name == "generate" and isinstance(caller.f_locals.get("self"), GenerationMixin):
             # There is no other way to learn of them, and dropping them silently would be wrong.
             check_dropped(caller.f_locals)
+            given = caller.f_locals.get("streamer")
+            if given is not None and streamer is not None:
+                raise InputError("one streamer is given to generate() and one to SelfSpeculative(): give either")
+            if given is not None:
+                streamer = AfterPrompt(given)
         return self._decode(
             model,
             input_ids,
@@ -154,7 +159,7 @@ class SelfSpeculative:
             stopping_criteria,
             generation_config,
             stop_strings,
-            streamer=self.streamer,
+            streamer=streamer,
             tokenizer=self.tokenizer,
             **model_kwargs,
         )

@@ -91,3 +91,21 @@ class Follower:
             self.scores.append(scores)
         if self._keeps_logits:
             self.logits.append(logits)
+
+
+class AfterPrompt:
+    """A streamer that `generate` has already given the prompt, before it calls a decoding function."""
+
+    def __init__(self, streamer: Any) -> None:
+        self._streamer = streamer
+        self._prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Pass on everything but the prompt."""
+        if not self._prompt:
+            self._streamer.put(value)
+        self._prompt = False
+
+    def end(self) -> None:
+        """Pass it on."""
+        self._streamer.end()

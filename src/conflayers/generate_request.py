@@ -96,8 +96,6 @@ def check_dropped(values: Mapping[str, Any]) -> None:
     Raises:
         InputError: one of them is given.
     """
-    if values.get("streamer") is not None:
-        raise InputError("generate() keeps streamer= to itself: give it to SelfSpeculative(streamer=...) instead")
     if values.get("assistant_model") is not None:
         raise InputError("assistant_model= cannot be honoured: the model drafts for itself; leave it out")
     if values.get("synced_gpus"):
