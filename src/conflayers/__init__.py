@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 from conflayers.errors import (
     ConfLayersError,
+    DraftError,
     InputError,
     LoadError,
     NumericalError,
+    OutOfMemoryError,
     PlanError,
     UnsupportedModelError,
 )
@@ -26,6 +28,7 @@ __all__ = [
     "Llm",
     "LoadError",
     "NumericalError",
+    "OutOfMemoryError",
     "Plan",
     "PlanError",
     "Result",
