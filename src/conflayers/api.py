@@ -1,10 +1,10 @@
 """What users call: `load` a model, then `generate` or `stream`."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -24,72 +24,13 @@ from conflayers.plan import Plan, load_plan, read_plan, save_plan
 from conflayers.prompts import Prompt, encode
 from conflayers.round import Method
 from conflayers.stats import Stats
+from conflayers.stream import Result as Result
+from conflayers.stream import Stream as Stream
 from conflayers.text import Detokenizer, StopStrings
 
 DEFAULT_NEW_TOKENS = 256
 
 PlanSource = Plan | str | PathLike[str] | Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One generated answer.
-
-    Attributes:
-        text: the answer, special tokens left out; empty if the model came without a tokenizer.
-        token_ids: the generated ids, the end-of-sequence token included.
-        prompt_ids: the ids the model was given.
-        stats: counts and times.
-        plan: the plan in use at the end; None for plain decoding.
-        decisions: what the method tried, adopted and gave up on the way, in words.
-    """
-
-    text: str
-    token_ids: list[int]
-    prompt_ids: list[int]
-    stats: Stats
-    plan: Plan | None
-    decisions: list[str]
-
-
-class Stream(Iterator[str]):
-    """The pieces of an answer as they are accepted. `result` is there once the last piece is out.
-
-    Closing it, leaving a `with` block around it, or dropping it ends the request and leaves the model ready for the
-    next. Until then the model answers no other request.
-    """
-
-    def __init__(self, pieces: Generator[str, None, Result]) -> None:
-        self._pieces = pieces
-        self._result: Result | None = None
-
-    def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration as stop:
-            self._result = stop.value or self._result
-            raise StopIteration from None
-
-    @property
-    def result(self) -> Result:
-        """The whole answer.
-
-        Raises:
-            InputError: the stream has not been read to its end.
-        """
-        if self._result is None:
-            raise InputError("the stream has not ended yet: read it to the end before asking for its result")
-        return self._result
-
-    def close(self) -> None:
-        """End the request now."""
-        self._pieces.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Llm:
