@@ -38,9 +38,11 @@ class SelfSpeculative:
         method, plan, method_options: as for `Llm.generate`.
         task: a method with its memory, from `Llm.task` of the same model, in place of these three. Without one each
             request begins anew.
-        seed: with sampling, the same seed gives the same text. Without one torch's global generator decides, as in
-            `generate`; the draws are others than there, their distribution is the same.
-        acceptance: "residual" or "coupled"; see `conflayers.choice.Choice`.
+        seed: with sampling, the same seed gives the same text. Without one torch's global generator names it, so that
+            `torch.manual_seed` repeats a text as it does in `generate`; the draws are others than there, their
+            distribution is the same.
+        acceptance: "coupled" (default) or "residual", which accepts more drafts but repeats a text only if nothing is
+            decided by measured time; see `conflayers.choice.Choice`.
         streamer: gets the prompt and then every token, as does one that is given to `generate` itself.
         tokenizer: needed for `generate(stop_strings=...)`, since `generate` does not pass on its own `tokenizer=`. Stop
             strings in generation settings it refuses by itself; `SelfSpeculative.generate` takes these too.
@@ -217,7 +219,9 @@ class SelfSpeculative:
         return self._task
 
     def _sampler(self, request: Request, processors: LogitsProcessorList, seen: Seen | None, sampled: bool) -> Sampler:
-        choice = Choice(do_sample=sampled, seed=self._seed, acceptance=self._acceptance)
+        # Without a seed torch's global generator is asked for one: who has set it may expect the same text again.
+        acceptance = self._acceptance or ("coupled" if sampled else None)
+        choice = Choice(do_sample=sampled, seed=self._seed, acceptance=acceptance)
         if seen is not None:
             seen.processors = processors
             processors = LogitsProcessorList([seen])
