@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# One process a core, a file of tests at a time; each runs its models on one thread.
+WORKERS ?= -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: demo test test-slow lint types check clean
 
@@ -9,10 +11,10 @@ demo: $(READY)
 	$(BIN)/conflayers demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(WORKERS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
