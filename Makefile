@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# One process a core, a file of tests at a time; each runs its models on one thread.
-WORKERS ?= -n logical --maxprocesses 8 --dist loadfile
+# One process a core; each runs its models on one thread.
+WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-slow lint types check clean
 

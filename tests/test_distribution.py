@@ -188,9 +188,16 @@ def coupled(processors: LogitsProcessorList) -> Callable[[int], Sampler]:
     return lambda index: Coupled(processors, seed=index)
 
 
-@pytest.mark.parametrize("siblings", SIBLINGS)
 @pytest.mark.parametrize(
-    ("sampler", "processed"), [(residual, "plain"), (residual, "processed"), (coupled, "processed")]
+    ("sampler", "siblings", "processed"),
+    [
+        (residual, "chain", "plain"),
+        (residual, "tree", "processed"),
+        pytest.param(residual, "chain", "processed", marks=pytest.mark.slow),
+        pytest.param(residual, "tree", "plain", marks=pytest.mark.slow),
+        pytest.param(coupled, "chain", "processed", marks=pytest.mark.slow),
+        pytest.param(coupled, "tree", "processed", marks=pytest.mark.slow),
+    ],
 )
 def test_the_first_three_tokens_follow_the_targets_distribution(sampler, siblings, processed):
     counts, stats = sample(sampler(PROCESSORS[processed]()), siblings)
@@ -231,7 +238,9 @@ class Greedier(Sampled):
         return Verdict(verdict.path, (*verdict.tokens[:-1], self.chance.draw(p)))
 
 
-@pytest.mark.parametrize(("wrong", "siblings"), [(Biased, "chain"), (Greedier, "tree")])
+@pytest.mark.parametrize(
+    ("wrong", "siblings"), [(Biased, "chain"), pytest.param(Greedier, "tree", marks=pytest.mark.slow)]
+)
 def test_a_planted_bias_is_found(wrong, siblings):
     chance = Chance(torch.Generator().manual_seed(0))
     odds = exact(processors())
