@@ -10,12 +10,28 @@ from conflayers.plan import Plan
 
 # Medians over this many recent measurements follow a growing context and shrug off a disturbed one.
 RECENT = 15
+# Passes that the price of a row is taken from: enough to have seen several sizes, few enough to forget a bad day.
+SIZES = 64
+# A row is never taken to be free, whatever the clock says: this share of a plain step.
+LEAST_ROW = 0.003
+# Passes dearer than this many times the typical one were disturbed.
+DISTURBED = 3.0
 
 Typical = Callable[[Iterable[float]], float]
 
 
 def _recent() -> deque[float]:
     return deque(maxlen=RECENT)
+
+
+def _slope(sizes: Iterable[tuple[int, float]], before: float | None) -> float | None:
+    """Seconds a row, by least squares over (rows, seconds); what it was `before` where all are of one size."""
+    points = list(sizes)
+    limit = DISTURBED * median(seconds for _, seconds in points)
+    points = [(rows, seconds) for rows, seconds in points if seconds <= limit]
+    middle = sum(rows for rows, _ in points) / len(points)
+    spread = sum((rows - middle) ** 2 for rows, _ in points)
+    return sum((rows - middle) * seconds for rows, seconds in points) / spread if spread else before
 
 
 @dataclass(slots=True)
@@ -32,6 +48,8 @@ class Costs:
     steps: dict[Plan, deque[float]] = field(default_factory=dict)
     passes: dict[int, deque[float]] = field(default_factory=dict)
     rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    _sizes: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SIZES))
+    _slope: float | None = None
 
     def observe(
         self, plan: Plan | None, *, drafted: int, rows: int, kept: int, draft_seconds: float, verify_seconds: float
@@ -50,6 +68,8 @@ class Costs:
         if verify_seconds > 0:
             self.passes.setdefault(rows, _recent()).append(verify_seconds)
             self.rounds.append((max(draft_seconds, 0.0) + verify_seconds, kept))
+            self._sizes.append((rows, verify_seconds))
+            self._slope = _slope(self._sizes, self._slope)
 
     def forget(self, plan: Plan) -> None:
         """Drop what is known of a plan that is given up."""
@@ -75,12 +95,14 @@ class Costs:
         return sum(seconds for seconds, _ in self.rounds) / max(sum(kept for _, kept in self.rounds), 1)
 
     @property
+    def row_known(self) -> bool:
+        """Whether passes of two sizes have been measured."""
+        return self._slope is not None
+
+    @property
     def row_seconds(self) -> float:
-        """What one more row adds to a verification: the slope between the smallest and the largest measured."""
-        if len(self.passes) < 2:
-            return 0.0
-        least, most = min(self.passes), max(self.passes)
-        return max(median(self.passes[most]) - median(self.passes[least]), 0.0) / (most - least)
+        """What one more row adds to a verification, by the recent passes of all sizes; 0 until there are two sizes."""
+        return max(self._slope, LEAST_ROW * self.plain_step) if self._slope is not None else 0.0
 
     def verification(self, rows: float, typical: Typical = median) -> float:
         """Seconds of a pass of the whole model over `rows` tokens, between what was measured on either side.

@@ -92,8 +92,9 @@ def _round(
         record=record and len(draft) + 1,
     )
     verdict = state.sampler.accept(state.tokens, draft, verified.logits)
-    kept = state.commit(verdict)
     ended = clock()
+    # Not timed as verification: the caller's stopping criteria and streamer are asked here.
+    kept = state.commit(verdict)
     rows = [0, *(node + 1 for node in verdict.path)]
     if watch is not None:
         watch(kept, verified.logits[rows[: len(kept)]])

@@ -29,6 +29,9 @@ class QuickTopP(LogitsProcessor):  # type: ignore[misc]
             return self._in_full(input_ids, scores)
         kept = before < top_p
         kept[:, :least] = True
+        count = int(kept.sum())
+        if count == CANDIDATES or bool(likeliest.values[0, count - 1] == likeliest.values[0, count]):
+            return self._in_full(input_ids, scores)  # which of equal tokens are kept is the original's to say
         cut = torch.full_like(scores, self.original.filter_value)
         indices = likeliest.indices[kept][None]
         return cut.scatter_(1, indices, scores.gather(1, indices))

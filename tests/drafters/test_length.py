@@ -74,16 +74,18 @@ def test_the_default_stops_where_another_token_costs_more_than_it_saves():
     for _ in range(100):
         calibration.learn(done(9, 9, confidence=0.5))
         calibration.learn(done(1, 0, confidence=0.5))
-    accepted = calibration.acceptance(0.5)
+    accepted = calibration.of(PLAN).acceptance(0.5)
     assert accepted == pytest.approx(0.9, abs=0.02)
-    assert calibration.rate == pytest.approx(0.9, abs=0.02)
+    assert calibration.of(PLAN).rate == pytest.approx(0.9, abs=0.02)
 
     rule = ExpectedGain(costs(step=5.0, row=1.0, token=8.0), 25, calibration)
     # A token saves at most 8 and costs 8.5: a draft step is never taken below the share that runs, here 7.5.
     assert length(rule, 0.5) == 1
     cheap = ExpectedGain(costs(step=5.0, row=0.0, token=20.0), 25, calibration)
     n = length(cheap, 0.5)
-    assert 20.0 * calibration.rate * accepted ** (n - 1) > 7.5 >= 20.0 * calibration.rate * accepted**n
+    assert (
+        20.0 * calibration.of(PLAN).rate * accepted ** (n - 1) > 7.5 >= 20.0 * calibration.of(PLAN).rate * accepted**n
+    )
     assert n > 5
 
 
@@ -94,21 +96,24 @@ def test_the_default_goes_by_confidence_until_a_draft_step_has_been_measured():
     assert length(rule, 0.7) == length(rule, float("nan")) == 1
 
 
-def test_confidences_of_another_plan_are_forgotten():
+def test_confidences_are_judged_by_plan_and_old_plans_are_forgotten():
     calibration = Calibration()
     for _ in range(50):
         calibration.learn(done(3, 0))
-    assert calibration.acceptance(0.9) < 0.15
     calibration.learn(done(3, 3, plan=OTHER))
-    assert calibration.acceptance(0.9) > 0.9
+    assert calibration.of(PLAN).acceptance(0.9) < 0.15
+    assert calibration.of(OTHER).acceptance(0.9) > 0.9
+    for layer in range(2, 9):
+        calibration.learn(done(1, 1, plan=Plan.layers([layer])))
+    assert calibration.of(PLAN).acceptance(0.9) == pytest.approx(0.9)
 
 
 def test_only_tokens_whose_predecessors_were_accepted_are_counted():
     calibration = Calibration()
     calibration.learn(done(5, 2))
 
-    assert sum(calibration.tried) == 3
-    assert sum(calibration.accepted) == 2
+    assert sum(calibration.of(PLAN).tried) == 3
+    assert sum(calibration.of(PLAN).accepted) == 2
 
 
 def test_memory_fades_so_that_a_new_text_counts():
@@ -117,4 +122,4 @@ def test_memory_fades_so_that_a_new_text_counts():
         calibration.learn(done(1, 1))
     for _ in range(150):
         calibration.learn(done(1, 0))
-    assert calibration.acceptance(0.9) < 0.6
+    assert calibration.of(PLAN).acceptance(0.9) < 0.6

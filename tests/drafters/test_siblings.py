@@ -27,15 +27,15 @@ def surely(p: float) -> torch.Tensor:
 @pytest.mark.parametrize(("confidence", "width", "drawn"), [(0.96, 3, 1), (0.9, 5, 3), (0.6, 8, 5), (0.4, 10, 10)])
 def test_published_widths(confidence, width, drawn):
     sampler, proposal = greedy_proposal(surely(confidence))
-    assert len(PublishedSiblings().beside(proposal, [], sampler)) == width - 1
+    assert len(PublishedSiblings().beside(proposal, [], PLAN, sampler)) == width - 1
     random = Sampled(LogitsProcessorList(), chance=Chance(torch.Generator().manual_seed(0)))
     proposal = random.propose([1], surely(confidence).log())
-    assert len(PublishedSiblings().beside(proposal, [], random)) == drawn - 1
+    assert len(PublishedSiblings().beside(proposal, [], PLAN, random)) == drawn - 1
 
 
 def test_a_chain_has_none():
     sampler, proposal = greedy_proposal()
-    assert NoSiblings().beside(proposal, [], sampler) == []
+    assert NoSiblings().beside(proposal, [], PLAN, sampler) == []
 
 
 def test_siblings_are_the_next_likeliest_and_never_the_token_itself_nor_an_impossible_one():
@@ -77,7 +77,7 @@ def test_as_many_siblings_as_pay_for_their_row(row, siblings):
     rule = WorthwhileSiblings(measured(row), Calibration())
     sampler, proposal = greedy_proposal()
 
-    found = rule.beside(proposal, [], sampler)
+    found = rule.beside(proposal, [], PLAN, sampler)
     assert sorted(found) == sorted(siblings)
 
 
@@ -85,10 +85,10 @@ def test_siblings_deep_in_a_doubtful_draft_are_worth_less():
     rule = WorthwhileSiblings(measured(0.9), Calibration())
     sampler, proposal = greedy_proposal()
 
-    assert rule.beside(proposal, [0.5], sampler) == [2]
-    assert rule.beside(proposal, [0.5, 0.5], sampler) == []
+    assert rule.beside(proposal, [0.5], PLAN, sampler) == [2]
+    assert rule.beside(proposal, [0.5, 0.5], PLAN, sampler) == []
 
 
 def test_no_siblings_before_the_price_of_a_row_is_known():
     sampler, proposal = greedy_proposal()
-    assert WorthwhileSiblings(Costs(layers=4), Calibration()).beside(proposal, [], sampler) == []
+    assert WorthwhileSiblings(Costs(layers=4), Calibration()).beside(proposal, [], PLAN, sampler) == []

@@ -157,6 +157,6 @@ def test_idle_attentions_turn_nothing(planted):
     assert result.plan is not None
     assert set(IDLE) <= result.plan.attention
     assert not result.plan.mlp
-    nothing = planted.generate(PROMPT, method="cosine", threshold=1.1, max_new_tokens=8)
+    nothing = planted.generate(PROMPT, method="cosine", threshold=1.0, max_new_tokens=8)
     assert nothing.plan is None
     assert "no attention above" in nothing.decisions[0]

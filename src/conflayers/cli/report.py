@@ -134,7 +134,10 @@ def verdict(rows: list[Row], result: "Result") -> list[str]:
 
 def _drafts(result: "Result") -> str:
     stats = result.stats
-    return f"{stats.num_accepted_draft_tokens} of {stats.num_draft_tokens} drafted tokens were accepted"
+    siblings = stats.num_accepted_sibling_tokens
+    beside = f", and {siblings} beside them" if siblings else ""
+    on_chain = stats.num_accepted_draft_tokens - siblings
+    return f"{on_chain} of {stats.num_draft_tokens} drafted tokens were accepted{beside}"
 
 
 def _difference(row: Row) -> str:

@@ -14,18 +14,18 @@ EDGES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99)
 PRIOR = 4.0
 # Observations a bin remembers: texts change.
 MEMORY = 200.0
+# Plans remembered: the one in use, and those that were lately on trial beside it.
+PLANS = 4
 
 
 @dataclass(slots=True)
-class Calibration:
-    """Acceptance by confidence, of one plan at a time.
+class Worth:
+    """Acceptance by confidence, of drafts by one plan.
 
     Attributes:
-        plan: what was drafted with.
         tried, accepted: by bin of confidence, tokens whose predecessors were all accepted, and of those the accepted.
     """
 
-    plan: Plan | None = None
     tried: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES) + 1))
     accepted: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES) + 1))
 
@@ -43,18 +43,33 @@ class Calibration:
         """The probability that a token not drafted yet is accepted once all before it are; hopeful at first."""
         return (sum(self.accepted) + PRIOR) / (sum(self.tried) + PRIOR)
 
+    def count(self, confidence: float, accepted: bool) -> None:
+        """Count one token."""
+        at = bisect(EDGES, confidence)
+        if self.tried[at] >= MEMORY:
+            self.tried[at] /= 2
+            self.accepted[at] /= 2
+        self.tried[at] += 1
+        self.accepted[at] += accepted
+
+
+@dataclass(slots=True)
+class Calibration:
+    """What confidences are worth, by plan."""
+
+    plans: dict[Plan, Worth] = field(default_factory=dict)
+
+    def of(self, plan: Plan) -> Worth:
+        """Of the drafts by one plan; of a plan not seen lately, what its confidences say."""
+        return self.plans.get(plan) or Worth()
+
     def learn(self, done: Round) -> None:
         """Count the accepted tokens of the main chain and the first rejected one."""
-        if not done.drafted:
+        if not done.drafted or done.plan is None:
             return
-        if done.plan != self.plan:
-            self.plan = done.plan
-            self.tried = [0.0] * len(self.tried)
-            self.accepted = [0.0] * len(self.accepted)
+        worth = self.plans.pop(done.plan, None) or Worth()
+        self.plans[done.plan] = worth  # the latest last
+        while len(self.plans) > PLANS:
+            del self.plans[next(iter(self.plans))]
         for index, confidence in enumerate(done.confidences[: done.on_chain + 1]):
-            at = bisect(EDGES, confidence)
-            if self.tried[at] >= MEMORY:
-                self.tried[at] /= 2
-                self.accepted[at] /= 2
-            self.tried[at] += 1
-            self.accepted[at] += index < done.on_chain
+            worth.count(confidence, index < done.on_chain)

@@ -80,10 +80,12 @@ class AdaptiveThreshold:
 
     Attributes:
         max_tokens: the longest chain, 1 or more.
-        threshold: the stop at present, 0 to 1; 0.8 at first for greedy decoding (0.5 for sampling).
+        threshold: the stop at present, 0 to 1; 0.8 at first. For sampling the released code begins at 0.5, which has to
+            be asked for here.
         target: acceptance rate aimed at, 0 to 1.
         step: how far the threshold is pulled, epsilon.
         memory_of_rate, memory_of_threshold: how much of the old value stays, beta 1 and beta 2.
+        rate: the acceptance rate at present; the released code begins anew with every request, here a task goes on.
     """
 
     max_tokens: int = 8
@@ -146,9 +148,10 @@ class ExpectedGain:
             return False
         if plan not in self.costs.steps:
             return confidences[-1] >= CONFIDENCE
-        gain = self.calibration.reach(confidences) * self.calibration.rate * self.costs.token_seconds
+        worth = self.calibration.of(plan)
+        gain = worth.reach(confidences) * worth.rate * self.costs.token_seconds
         return gain > self.costs.draft_step(plan) + self.costs.row_seconds
 
     def learn(self, done: Round) -> None:
-        """Learn what the confidences were worth, and forget what they were for another plan."""
+        """Learn what the confidences were worth."""
         self.calibration.learn(done)

@@ -4,24 +4,26 @@ Only the main chain is drafted on, so siblings cost no draft steps, only rows of
 where the chain is rejected saves about a token.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from conflayers.costs import Costs
 from conflayers.drafters.calibration import Calibration
+from conflayers.plan import Plan
 from conflayers.sampling import Proposal, Sampler
 
 
 class Siblings(Protocol):
     """A rule for the width of drafts."""
 
-    def beside(self, proposal: Proposal, before: Sequence[float], sampler: Sampler) -> list[int]:
+    def beside(self, proposal: Proposal, before: Sequence[float], plan: Plan, sampler: Sampler) -> list[int]:
         """Tokens to verify beside the proposed one.
 
         Args:
             proposal: the main chain's token.
             before: confidences of the main chain before it.
+            plan: what the draft skips.
             sampler: who can name others.
         """
         ...
@@ -31,7 +33,7 @@ class Siblings(Protocol):
 class NoSiblings:
     """A chain."""
 
-    def beside(self, proposal: Proposal, before: Sequence[float], sampler: Sampler) -> list[int]:
+    def beside(self, proposal: Proposal, before: Sequence[float], plan: Plan, sampler: Sampler) -> list[int]:
         """Nothing."""
         return []
 
@@ -40,7 +42,7 @@ class NoSiblings:
 class PublishedSiblings:
     """The widths of SWIFT and ConfLayers, as in their released code: fewer where the draft is surer of itself."""
 
-    def beside(self, proposal: Proposal, before: Sequence[float], sampler: Sampler) -> list[int]:
+    def beside(self, proposal: Proposal, before: Sequence[float], plan: Plan, sampler: Sampler) -> list[int]:
         """Up to 3, 5, 8 or 10 tokens a depth, the main one included; 1, 3, 5 or 10 where tokens are drawn."""
         widths = (1, 3, 5, 10) if sampler.random else (3, 5, 8, 10)
         p = proposal.confidence
@@ -65,14 +67,16 @@ class WorthwhileSiblings:
     calibration: Calibration
     most: int = 9
 
-    def beside(self, proposal: Proposal, before: Sequence[float], sampler: Sampler) -> list[int]:
+    def beside(self, proposal: Proposal, before: Sequence[float], plan: Plan, sampler: Sampler) -> list[int]:
         """None until the price of a row has been measured."""
-        row, token = self.costs.row_seconds, self.costs.token_seconds
-        if len(self.costs.passes) < 2 or not proposal.confidence >= 0:
+        if not self.costs.row_known or not 0 <= proposal.confidence < 1:
             return []
-        value = self.calibration.reach(before) * token
-        # All siblings together are right at most this often: no ranking is made where even that would not pay.
-        if value * (1 - self.calibration.acceptance(proposal.confidence)) <= row:
+        worth, row = self.calibration.of(plan), self.costs.row_seconds
+        value = worth.reach(before) * self.costs.token_seconds
+        rejected = 1 - worth.acceptance(proposal.confidence)
+        # All siblings together are right at most that often: no ranking is made where even this would not pay.
+        if value * rejected <= row:
             return []
-        worth: Callable[[float], bool] = lambda probability: value * probability > row  # noqa: E731
-        return sampler.siblings(proposal, self.most, worth)
+        # The draft's probabilities of other tokens are off as much as its confidence is.
+        share = value * rejected / (1 - proposal.confidence)
+        return sampler.siblings(proposal, self.most, lambda probability: share * probability > row)

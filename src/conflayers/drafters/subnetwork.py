@@ -34,7 +34,7 @@ class Subnetwork:
                 if proposal is None:
                     break
                 if body.trees:
-                    beside.append(self.siblings.beside(proposal, draft.confidences, state.sampler))
+                    beside.append(self.siblings.beside(proposal, draft.confidences, plan, state.sampler))
                 if proposal.probabilities is not None:
                     draft.drawn_from[draft.chain - 1] = proposal.probabilities
                 draft.extend(proposal.token, proposal.confidence)

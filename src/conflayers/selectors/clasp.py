@@ -115,7 +115,7 @@ class Clasp:
 
     def _search(self, state: State) -> None:
         self._rounds = 0
-        if not self._searching:
+        if not self._searching or not state.left:
             return
         found = skip_exactly(round(self.layers * self.settings.skip_ratio), self.layers, state)
         self.searches += 1

@@ -179,17 +179,20 @@ class ConfLayers:
             self.trials.incumbent = plan
 
     def start(self, state: State, prefill: Trace | None) -> None:
-        """A prompt's own confidences replace those of an earlier text."""
-        self._rows, self._new, self._started = torch.empty(2, self.layers, 0), 0, True
+        """The first prompt of a task is traced; later texts replace its confidences row by row."""
+        self._new, self._started = 0, True
         if prefill is not None:
+            self._rows = torch.empty(2, self.layers, 0)
             self._collect(prefill)
+        elif not self._rows.shape[1]:
+            self._rows = torch.empty(2, self.layers, 0)
 
     def choose(self) -> Plan | None:
         """The plan on trial, the incumbent, or None for plain decoding."""
         return self.trials.current
 
     def wants(self) -> int:
-        """All of the window from a prompt; later, if a candidate is due, the rows that are still missing for it."""
+        """All of the window from the first prompt; later, if a candidate is due, the rows still missing for it."""
         if self.status is Status.SETTLED or self.trials.trial is not None:
             return 0
         if not self._started:

@@ -30,6 +30,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         number("threshold", self.threshold, -1)
+        if self.threshold > 1:
+            raise InputError(f"threshold must be a cosine, -1 to 1, not {self.threshold!r}")
         whole("context_window", self.context_window, 1)
 
 
@@ -71,7 +73,7 @@ class Cosine:
 
     def start(self, state: State, prefill: Trace | None) -> None:
         """Look at the prompt and decide."""
-        if self._given:
+        if self._given or not state.left:
             return
         if not state.body.trees:
             raise InputError("method 'cosine' looks at the prompt in a pass of its own, which this model cannot take")

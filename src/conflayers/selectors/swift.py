@@ -91,7 +91,7 @@ class Swift:
 
     def start(self, state: State, prefill: Trace | None) -> None:
         """The search goes on from one prompt to the next."""
-        if self.searching and self.settings.bayes_interval and self._optimizer is None:
+        if state.left and self.searching and self.settings.bayes_interval and self._optimizer is None:
             self._optimizer = _optimizer(self.layers, self.settings)
 
     def choose(self) -> Plan | None:

@@ -145,5 +145,5 @@ class Trials:
         seen = self._running
         # Without plain steps there is nothing the factor could be of.
         expected = f", {speedup:.2f}x plain decoding expected" if self.costs.known else ""
-        accepted = f"{seen.accepted} of {seen.drafted} drafted tokens accepted in {seen.rounds} rounds"
+        accepted = f"{seen.drafted} tokens drafted and {seen.accepted} accepted in {seen.rounds} rounds"
         self.decisions.append(f"{plan}: {outcome}{expected} ({accepted})")
