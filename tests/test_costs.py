@@ -79,3 +79,48 @@ def test_without_any_measurement_nothing_is_claimed():
     one = Yield()
     one.add(4, 4, 5)
     assert one.speedup(PLAN, Costs(layers=2)) == 1.0
+
+
+def passes(costs: Costs, rows: int, seconds: float, times: int = 1) -> None:
+    for _ in range(times):
+        costs.observe(
+            PLAN if rows > 1 else None,
+            drafted=rows - 1,
+            rows=rows,
+            kept=1,
+            draft_seconds=0.0,
+            verify_seconds=seconds,
+        )
+
+
+def test_one_disturbed_pass_does_not_set_the_price_of_a_row():
+    costs = Costs(layers=2)
+    passes(costs, 26, 500.0)
+    for rows in (1, 2, 3, 4):
+        passes(costs, rows, 10.0 + 0.1 * rows, times=5)
+
+    assert costs.row_seconds == pytest.approx(0.1, rel=1e-6)
+
+
+def test_prices_of_a_row_from_long_ago_are_forgotten():
+    costs = Costs(layers=2)
+    passes(costs, 26, 30.0, times=3)
+    passes(costs, 1, 10.0, times=3)
+    assert costs.row_seconds == pytest.approx(20 / 25)
+    for _ in range(40):
+        passes(costs, 1, 10.0)
+        passes(costs, 2, 10.2)
+    assert costs.row_seconds == pytest.approx(0.2)
+
+
+def test_a_row_is_never_free_and_keeps_its_price_while_all_passes_are_of_one_size():
+    costs = Costs(layers=2)
+    assert not costs.row_known
+    passes(costs, 1, 10.0)
+    assert not costs.row_known
+    passes(costs, 2, 9.0)
+    assert costs.row_known
+    assert 0 < costs.row_seconds < 0.1
+    passes(costs, 4, 14.0, times=30)
+    passes(costs, 1, 10.0, times=70)
+    assert costs.row_seconds == pytest.approx((14 - 10) / (4 - 1))

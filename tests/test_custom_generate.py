@@ -238,13 +238,15 @@ def test_stop_strings_end_the_text_where_plain_generate_ends_it(spoken):
         assert ours.shape[1] < plain.shape[1]
         assert speculative.result.text == tokenizer.decode(ours[0, len(PROMPT) :], skip_special_tokens=True)
         direct = drafting().generate(model, IDS, tokenizer=tokenizer, stop_strings=string, **GREEDY)
+        usual = model.generate(IDS, custom_generate=drafting(), tokenizer=tokenizer, stop_strings=string, **GREEDY)
+        assert torch.equal(usual, theirs)
         assert torch.equal(direct, theirs)
 
 
-def test_stop_strings_need_a_tokenizer_of_ours(spoken):
+def test_stop_strings_need_a_tokenizer(spoken):
     model, tokenizer = spoken
     with pytest.raises(InputError, match=r"SelfSpeculative\(tokenizer=tokenizer\)"):
-        model.generate(IDS, custom_generate=drafting(), tokenizer=tokenizer, stop_strings="x", **GREEDY)
+        model.generate(IDS, custom_generate=drafting(), stop_strings="x", **GREEDY)
     with pytest.raises(InputError, match="stop_strings must be one text or several"):
         model.generate(IDS, custom_generate=drafting(tokenizer=tokenizer), stop_strings=[""], **GREEDY)
 

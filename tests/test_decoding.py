@@ -1,8 +1,9 @@
 import pytest
-from doubles import FakeBody, expected, run, said
+from doubles import GREEDY, FakeBody, Ticks, expected, run, said
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conflayers.decoding import decode
 from conflayers.drafters.length import ConfidenceStop
 from conflayers.drafters.subnetwork import Subnetwork
 from conflayers.errors import InputError
@@ -10,6 +11,7 @@ from conflayers.methods import build_method
 from conflayers.plan import FULL, Plan
 from conflayers.round import Method
 from conflayers.selectors.fixed import Fixed
+from conflayers.stats import Stats
 
 PLAN = Plan.layers([1, 3])
 
@@ -117,3 +119,34 @@ def test_a_confidence_that_is_not_a_number_ends_the_chain():
 def test_a_drafter_names_the_option_that_is_out_of_range(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         build_method("fixed", 4, PLAN, **wrong)
+
+
+def test_what_the_caller_does_with_a_token_is_no_price_of_the_model():
+    clock = Ticks()
+
+    class Timed(FakeBody):
+        def forward(self, tokens, **arguments):
+            clock.now += 1.0
+            return super().forward(tokens, **arguments)
+
+    def slow(tokens):
+        clock.now += 100.0
+        return False
+
+    method = chain(3)
+    stats = Stats()
+    body = Timed()
+    rounds = decode(
+        body,
+        method,
+        [1, 2, 3],
+        sampler=GREEDY,
+        max_new_tokens=13,
+        end=frozenset(),
+        stats=stats,
+        stop=slow,
+        clock=clock,
+    )
+    assert [token for kept in rounds for token in kept] == expected(13)
+    assert (stats.verify_seconds, stats.draft_seconds) == (3.0, 9.0)
+    assert method.costs.row_seconds < 1.0

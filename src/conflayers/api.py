@@ -1,7 +1,7 @@
 """What users call: `load` a model, then `generate` or `stream`."""
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -15,10 +15,10 @@ from conflayers.body.load import load_checkpoint
 from conflayers.body.multimodal import check_inputs, processor_and_tokenizer
 from conflayers.body.portable import PortableBody
 from conflayers.body.selftest import self_test
-from conflayers.choice import split_choice
+from conflayers.choice import Choice, split_choice
 from conflayers.decoding import decode
-from conflayers.errors import InputError
-from conflayers.methods import build_method
+from conflayers.errors import InputError, PlanError
+from conflayers.methods import build_method, check_names
 from conflayers.multimodal import Encoded
 from conflayers.plan import Plan, load_plan, read_plan, save_plan
 from conflayers.prompts import Prompt, encode
@@ -29,6 +29,11 @@ from conflayers.stream import Stream as Stream
 from conflayers.text import Detokenizer, StopStrings
 
 DEFAULT_NEW_TOKENS = 256
+# What `stream` and `generate` take beside a method's options.
+REQUEST_OPTIONS = (
+    *("method", "task", "plan", "max_new_tokens", "chat", "stop_strings"),
+    *(item.name for item in fields(Choice)),
+)
 
 PlanSource = Plan | str | PathLike[str] | Mapping[str, Any] | None
 
@@ -72,6 +77,10 @@ class Llm:
         Raises:
             InputError: no such method or option. PlanError: the plan is unreadable or for another model.
         """
+        if misplaced := sorted(options.keys() & {item.name for item in fields(Choice)}):
+            raise InputError(
+                f"{', '.join(misplaced)}: how tokens are chosen is said to generate() or stream(), not to task()"
+            )
         if isinstance(plan, str | PathLike):
             plan = load_plan(plan, self.body.identity)
         if isinstance(plan, Mapping):
@@ -120,6 +129,8 @@ class Llm:
         Everything that can be wrong with the arguments is raised here, before the first piece is asked for.
         """
         choice, options = split_choice(options)
+        if task is None:
+            check_names(method or "conflayers", options, REQUEST_OPTIONS)
         if task is not None and (method is not None or plan is not None or options):
             raise InputError("a task already has its method, plan and options: give either a task or these")
         if task is not None and not isinstance(task, Method):
@@ -133,6 +144,7 @@ class Llm:
         ids = encoded.ids
         count = self._new_tokens(len(ids), max_new_tokens)
         chosen = task or self.task(method or "conflayers", plan, **options)
+        choice.check_length(count)
         settings = choice.settings()
         processors = logits_processors(self.model, len(ids), self.body.vocab_size, settings, choice.logits_processor)
         stops = None
@@ -168,12 +180,15 @@ class Llm:
     def _encode(self, prompt: Prompt, chat: bool | None) -> Encoded:
         return encode(prompt, self.tokenizer, self.name, self.body.vocab_size, chat, self.processor)
 
-    def save_plan(self, path: str | PathLike[str], plan: Plan, **provenance: Any) -> None:
+    def save_plan(self, path: str | PathLike[str], plan: Plan, /, **provenance: Any) -> None:
         """Write `plan` for this model to a file that `plan=` and `--plan` take.
 
         Raises:
-            PlanError: the place cannot be written.
+            PlanError: there is no plan, it is not for this model, or the place cannot be written.
         """
+        if not isinstance(plan, Plan):
+            raise PlanError(f"no plan to save: {plan!r} (a result's plan is None where decoding ended plainly)")
+        plan.check(self.body.layers)
         save_plan(path, plan, self.body.identity, {"model": self.name, **provenance})
 
     def _new_tokens(self, prompt_tokens: int, wanted: int | None) -> int:

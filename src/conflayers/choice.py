@@ -22,8 +22,8 @@ class Choice:
     """Settings of one request; None leaves a setting to the checkpoint, as transformers does.
 
     Attributes:
-        do_sample: draw tokens at random. By default so if any of the next five is given (a temperature of 0 is greedy),
-            and else not.
+        do_sample: draw tokens at random. By default so if any of the next five is given, and else not. A temperature of
+            0 is greedy whatever the other four say.
         temperature, top_k, top_p, min_p, typical_p: as in transformers.
         seed: any whole number. The same seed gives the same text, whatever the method, its plans and the speed of the
             machine: every position has its own noise. Only when sampling.
@@ -69,6 +69,8 @@ class Choice:
         listed = self.logits_processor
         if listed is not None and not (isinstance(listed, list) and all(map(callable, listed))):
             raise InputError(f"logits_processor must be a list of transformers' processors, not {listed!r}")
+        if self.bad_words_ids is not None and not all(self.bad_words_ids):
+            raise InputError("bad_words_ids has an empty word: leave it out")
         if self.repetition_penalty == 0 or self.typical_p == 0:
             raise InputError("repetition_penalty and typical_p must be above 0")
         self._check_contradictions(given)
@@ -81,6 +83,13 @@ class Choice:
             raise InputError("do_sample=True contradicts temperature=0, which is greedy")
         if not self.sampled and (idle := sorted(given & {"seed", "acceptance"})):
             raise InputError(f"{' and '.join(idle)} needs sampling: set a temperature or do_sample=True")
+
+    def check_length(self, max_new_tokens: int) -> None:
+        """Raise InputError if fewer tokens may be generated than must be."""
+        if self.min_new_tokens is not None and self.min_new_tokens > max_new_tokens:
+            raise InputError(
+                f"min_new_tokens={self.min_new_tokens} is more than the {max_new_tokens} new tokens allowed"
+            )
 
     @property
     def sampled(self) -> bool:

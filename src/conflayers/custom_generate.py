@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Generator
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from conflayers.decoding import decode
 from conflayers.errors import InputError
 from conflayers.following import AfterPrompt, Follower, Seen
 from conflayers.generate_request import Request, check_dropped, check_settings, read_request
-from conflayers.generate_stops import Strings, stop_strings_apart, with_stop_strings
+from conflayers.generate_stops import Strings, stop_strings_apart, tokenizer_given, with_stop_strings
 from conflayers.methods import build_method
 from conflayers.plan import FULL
 from conflayers.round import Method
@@ -44,8 +45,8 @@ class SelfSpeculative:
         acceptance: "coupled" (default) or "residual", which accepts more drafts but repeats a text only if nothing is
             decided by measured time; see `conflayers.choice.Choice`.
         streamer: gets the prompt and then every token, as does one that is given to `generate` itself.
-        tokenizer: needed for `generate(stop_strings=...)`, since `generate` does not pass on its own `tokenizer=`. Stop
-            strings in generation settings it refuses by itself; `SelfSpeculative.generate` takes these too.
+        tokenizer: for `generate(stop_strings=...)`, where it is not given to `generate` itself. Stop strings in
+            generation settings it refuses by itself; `SelfSpeculative.generate` takes these too.
 
     Attributes:
         result: of the last request.
@@ -69,10 +70,16 @@ class SelfSpeculative:
             raise InputError("a task already has its method, plan and options: give either a task or these")
         if task is not None and not isinstance(task, Method):
             raise InputError(f"task must come from Llm.task, not {task!r}")
+        if misplaced := sorted(method_options.keys() & {item.name for item in fields(Choice)}):
+            raise InputError(f"{', '.join(misplaced)}: give how tokens are chosen to generate() itself")
         if task is None:
             # What can be seen to be wrong without a model is said now.
             build_method(method or "conflayers", 1, None if plan is None else FULL, **method_options)
         Choice(do_sample=True, seed=seed, acceptance=acceptance)
+        if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+            raise InputError(f"streamer must have put() and end(), as transformers' own, not {streamer!r}")
+        if tokenizer is not None and not hasattr(tokenizer, "decode"):
+            raise InputError(f"tokenizer must be one of transformers, not {tokenizer!r}")
         self.streamer = streamer
         _, self.tokenizer = processor_and_tokenizer(tokenizer)
         self._task = task
@@ -145,7 +152,7 @@ class SelfSpeculative:
             InputError: an argument of `generate` that cannot be honoured; the message names it.
             UnsupportedModelError: the model's structure cannot be driven exactly.
         """
-        caller, streamer = sys._getframe(1), self.streamer
+        caller, streamer, tokenizer = sys._getframe(1), self.streamer, self.tokenizer
         if caller.f_code.co_name == "generate" and isinstance(caller.f_locals.get("self"), GenerationMixin):
             # There is no other way to learn of them, and dropping them silently would be wrong.
             check_dropped(caller.f_locals)
@@ -154,6 +161,7 @@ class SelfSpeculative:
                 raise InputError("one streamer is given to generate() and one to SelfSpeculative(): give either")
             if given is not None:
                 streamer = AfterPrompt(given)
+            tokenizer = tokenizer or tokenizer_given(caller)
         return self._decode(
             model,
             input_ids,
@@ -162,7 +170,7 @@ class SelfSpeculative:
             generation_config,
             stop_strings,
             streamer=streamer,
-            tokenizer=self.tokenizer,
+            tokenizer=tokenizer,
             **model_kwargs,
         )
 

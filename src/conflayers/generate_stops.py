@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import StopStringCriteria
 
+from conflayers.body.multimodal import processor_and_tokenizer
 from conflayers.errors import InputError
 
 Strings = str | Sequence[str] | None
@@ -23,12 +25,26 @@ def with_stop_strings(criteria: StoppingCriteriaList, strings: Strings, tokenize
         return criteria
     if tokenizer is None:
         raise InputError(
-            "stop_strings needs the tokenizer, which generate() keeps to itself: SelfSpeculative(tokenizer=tokenizer)"
+            "stop_strings needs a tokenizer: generate(tokenizer=tokenizer), or SelfSpeculative(tokenizer=tokenizer)"
         )
-    wanted = [strings] if isinstance(strings, str) else list(strings)
+    many = isinstance(strings, list | tuple | set)
+    wanted = [strings] if isinstance(strings, str) else list(strings) if many else []
     if not wanted or not all(isinstance(string, str) and string for string in wanted):
         raise InputError(f"stop_strings must be one text or several, none empty, not {strings!r}")
     return StoppingCriteriaList([StopStringCriteria(tokenizer, wanted), *criteria])
+
+
+def tokenizer_given(generate: FrameType) -> Any:
+    """The `tokenizer=` of a running call of transformers' `generate`, if it can be found.
+
+    `generate` takes it out of its arguments before it calls a decoding function; the wrapper that calls `generate`
+    without gradients still has them.
+    """
+    wrapper = generate.f_back
+    arguments = wrapper.f_locals.get("kwargs") if wrapper is not None else None
+    found = arguments.get("tokenizer") if isinstance(arguments, dict) else None
+    _, tokenizer = processor_and_tokenizer(found)
+    return tokenizer
 
 
 @contextmanager

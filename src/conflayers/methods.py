@@ -1,6 +1,6 @@
 """The table of methods: what each is, where it comes from, and how it is put together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Protocol
@@ -78,6 +78,21 @@ KNAPSPEC_OPTIONS = {
 COSINE_OPTIONS = {
     "threshold": "an attention is skipped above this cosine of what goes in and comes out (0.985)",
     "context_window": "tokens of the prompt's end that are looked at (32)",
+}
+
+
+# Settings of transformers' `generate` that people try here.
+_ELSEWHERE = "give it to model.generate(..., custom_generate=conflayers.SelfSpeculative())"
+NOT_HERE = {
+    "num_beams": "one text is decoded at a time, without beams",
+    "num_return_sequences": "one text is decoded at a time; call once for each",
+    "streamer": f"iterate over Llm.stream(), or {_ELSEWHERE}",
+    "generation_config": f"name the settings themselves, or {_ELSEWHERE}",
+    "stopping_criteria": f"use stop_strings or max_new_tokens, or {_ELSEWHERE}",
+    "max_time": _ELSEWHERE,
+    "max_length": "say how many tokens are to be generated with max_new_tokens",
+    "max_tokens": "the name is max_new_tokens",
+    "stop": "the name is stop_strings",
 }
 
 
@@ -206,7 +221,7 @@ METHODS: dict[str, Entry] = {
 }
 
 
-def build_method(name: str, layers: int, plan: Plan | None = None, **options: Any) -> Method:
+def build_method(name: str, layers: int, plan: Plan | None = None, /, **options: Any) -> Method:
     """A method ready to decode with, for a model of `layers` decoder layers.
 
     Raises:
@@ -218,16 +233,36 @@ def build_method(name: str, layers: int, plan: Plan | None = None, **options: An
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(f"no method {name!r}{hint}; there are: {', '.join(sorted(METHODS))}")
     entry = METHODS[name]
-    allowed = {**entry.options, **(DRAFTER_OPTIONS if entry.drafts else {})}
-    for option in options:
-        if option not in allowed:
-            near = get_close_matches(option, allowed, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            there = ", ".join(allowed) or "none"
-            raise InputError(f"method {name!r} has no option {option!r}{hint}; its options: {there}")
+    check_names(name, options)
     if plan is not None:
         plan.check(layers)
     costs = Costs(layers)
     defaults = PUBLISHED_TREE if options.get("variant") == "paper" else entry.drafting
     drafter = build_drafter(options, costs, defaults)
     return Method(name, drafter, entry.build(costs, layers, plan, options), costs)
+
+
+def check_names(method: str, options: Iterable[str], others: Iterable[str] = ()) -> None:
+    """Refuse options that a method does not have.
+
+    Args:
+        method: one of the table; any other is left to `build_method` to refuse.
+        options: names to check.
+        others: names that are known beside the method's own, to be suggested where they are meant.
+
+    Raises:
+        InputError: it names the option, and what may be meant.
+    """
+    if method not in METHODS:
+        return
+    entry = METHODS[method]
+    allowed = {**entry.options, **(DRAFTER_OPTIONS if entry.drafts else {})}
+    for option in options:
+        if option in allowed:
+            continue
+        if option in NOT_HERE:
+            raise InputError(f"{option!r} is not honoured here: {NOT_HERE[option]}")
+        near = get_close_matches(option, [*others, *allowed], 1, 0.7)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        there = ", ".join(allowed) or "none"
+        raise InputError(f"method {method!r} has no option {option!r}{hint}; its options: {there}")

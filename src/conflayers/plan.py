@@ -180,6 +180,8 @@ def _read_document(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise PlanError(f"{path} is larger than 1 MB: not a plan file")
         document = json.loads(path.read_text(encoding="utf-8"))
+    except PlanError:
+        raise
     except OSError as error:
         raise PlanError(f"cannot read the plan {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -7,6 +7,7 @@ import torch
 
 from conflayers.errors import InputError
 from conflayers.multimodal import Encoded, from_processor, media, token_row, with_parts
+from conflayers.options import yes_or_no
 
 Prompt = str | Sequence[int] | Sequence[dict[str, Any]] | Mapping[str, Any] | torch.Tensor
 
@@ -28,6 +29,8 @@ def encode(
     Raises:
         InputError: the prompt is empty, a batch, or needs a tokenizer, processor or template the model does not have.
     """
+    if chat is not None:
+        yes_or_no("chat", chat)
     encoded = _encoded(prompt, tokenizer, name, chat, processor)
     if not encoded.ids:
         raise InputError("the prompt is empty")
@@ -69,6 +72,10 @@ def _no_template(chat: bool | None) -> None:
 def _encode_text(text: str, tokenizer: Any, name: str, chat: bool | None, processor: Any) -> Encoded:
     if not text:
         raise InputError("the prompt is empty")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the prompt is not UTF-8 text: {error.reason} at character {error.start}") from error
     _need_tokenizer(tokenizer, name)
     templated = _has_template(processor) or _has_template(tokenizer)
     if chat and not templated:

@@ -97,7 +97,7 @@ def test_streamers_tokenizers_stop_strings_and_caches_reach_it(exported):
     ours.generation_config.stop_strings = word
     assert torch.equal(ours.generate(IDS, tokenizer=tokenizer, **GREEDY), expected)
     assert ours.generation_config.stop_strings == word
-    with pytest.raises(InputError, match="stop_strings needs the tokenizer"):
+    with pytest.raises(InputError, match="stop_strings needs a tokenizer"):
         ours.generate(IDS, **GREEDY)
     ours.generation_config.stop_strings = None
 

@@ -174,10 +174,26 @@ def test_a_saved_plan_is_used_again(run, model, tmp_path):
 
 def test_plain_decoding_leaves_no_plan_to_save(run, model, tmp_path):
     file = tmp_path / "plan.json"
-    result = run("generate", model, *PROMPT, "--max-new-tokens", "4", "--method", "vanilla", "--save-plan", str(file))
-    assert result.exit_code == 0
-    assert "no plan saved" in result.stderr
+    told = run("generate", "/nowhere", *PROMPT, "--method", "vanilla", "--save-plan", str(file))
+    assert told.exit_code == 2
+    assert "--save-plan has nothing to save" in told.stderr
+    found = run("generate", model, *PROMPT, "--max-new-tokens", "4", "--save-plan", str(file))
+    assert found.exit_code == 0
+    assert "no plan saved" in found.stderr
     assert not file.exists()
+
+
+@pytest.mark.parametrize("name", ["plan", "name", "layers"])
+def test_an_option_by_the_name_of_an_argument_is_refused_in_words(run, name):
+    result = run("generate", "/nowhere", *PROMPT, "--option", f"{name}=1")
+    assert result.exit_code == 2
+    assert name in result.stderr
+
+
+def test_a_prompt_that_is_not_text_is_refused_in_words(run, model):
+    result = run("generate", model, "--prompt", "\udcff", "--max-new-tokens", "4")
+    assert result.exit_code == 2
+    assert "not UTF-8" in result.stderr
 
 
 def test_prompts_come_from_files_and_standard_input(run, model, tmp_path):

@@ -20,7 +20,10 @@ def run(
     prompt: arg.PromptText = None,
     prompt_file: arg.PromptFile = None,
     method: Annotated[str, typer.Option(help="One of `conflayers methods`.")] = "conflayers",
-    option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the method.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An option of the method, or a setting of how tokens are chosen."),
+    ] = None,
     variant: Annotated[
         arg.Variant | None, typer.Option(help="The same as --option variant=...", show_default=False)
     ] = None,
@@ -53,6 +56,8 @@ def run(
     arg.merge(options, named)
     request = Request(method, plan, options, max_new_tokens, compare, repeat)
     request.check()
+    if save_plan is not None and method == "vanilla":
+        raise InputError("--save-plan has nothing to save: method 'vanilla' decodes without a plan")
     arg.check_output(save_plan)
     llm = load_model(
         model, threads, dtype=dtype.value, device=device, trust_remote_code=trust_remote_code, revision=revision
@@ -81,8 +86,9 @@ class Request:
 
     def check(self) -> None:
         """Raise InputError or PlanError for what can be seen to be wrong before a model is loaded."""
+        from conflayers.api import REQUEST_OPTIONS
         from conflayers.choice import split_choice
-        from conflayers.methods import build_method
+        from conflayers.methods import build_method, check_names
         from conflayers.plan import FULL
 
         if self.plan is not None and not Path(self.plan).is_file():
@@ -95,6 +101,9 @@ class Request:
         if self.compare and choice.sampled:
             raise InputError("--compare is of greedy decoding: texts drawn at random differ. Leave out the sampling")
         options.pop("stop_strings", None)
+        if "plan" in options:
+            raise InputError("a plan is given by --plan FILE, not by --option")
+        check_names(self.method, options, REQUEST_OPTIONS)
         build_method(self.method, 1, None if self.plan is None else FULL, **options)
 
     def values(self) -> dict[str, Any]:

@@ -77,4 +77,4 @@ def _siblings(rule: Any, costs: Costs, calibration: Calibration) -> Siblings:
         return PublishedSiblings()
     if rule == "none" or rule is None:
         return NoSiblings()
-    raise InputError(f"tree must be {', '.join(map(repr, TREES))}, not {rule!r}")
+    raise InputError(f"tree must be {', '.join(map(repr, TREES[:-1]))} or {TREES[-1]!r}, not {rule!r}")
