@@ -60,6 +60,11 @@ def test_a_prompt_that_cannot_be_used_is_refused_by_name(llm, prompt, complaint)
         llm.generate(prompt)
 
 
+def test_a_text_that_no_context_can_hold_is_not_even_tokenized(llm):
+    with pytest.raises(InputError, match="65537 characters, which no 1024 tokens"):
+        llm.generate("x" * (64 * 1024 + 1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -29,6 +29,8 @@ from conflayers.stream import Stream as Stream
 from conflayers.text import Detokenizer, StopStrings
 
 DEFAULT_NEW_TOKENS = 256
+# Characters a token of the context may stand for, on average over a prompt: only runs of spaces come anywhere near.
+MOST_CHARACTERS = 64
 # What `stream` and `generate` take beside a method's options.
 REQUEST_OPTIONS = (
     *("method", "task", "plan", "max_new_tokens", "chat", "stop_strings"),
@@ -178,6 +180,11 @@ class Llm:
         return encoded.ids
 
     def _encode(self, prompt: Prompt, chat: bool | None) -> Encoded:
+        if isinstance(prompt, str) and len(prompt) > MOST_CHARACTERS * self.body.context:
+            # A tokenizer takes its time over such a text, for nothing.
+            raise InputError(
+                f"the prompt has {len(prompt)} characters, which no {self.body.context} tokens of context can hold"
+            )
         return encode(prompt, self.tokenizer, self.name, self.body.vocab_size, chat, self.processor)
 
     def save_plan(self, path: str | PathLike[str], plan: Plan, /, **provenance: Any) -> None:

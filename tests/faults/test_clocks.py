@@ -46,7 +46,8 @@ def test_any_clock(method, clock):
     options = dict(METHODS[method])
     body = FakeBody(agrees=lambda plan, position: position % 3 != 0)
 
-    tokens, stats = run(body, build_method(options.pop("name"), body.layers, **options), 120, clock=CLOCKS[clock]())
+    method = build_method(options.pop("name"), body.layers, options.pop("plan", None), **options)
+    tokens, stats = run(body, method, 120, clock=CLOCKS[clock]())
 
     assert tokens == expected(120)
     seconds = [getattr(stats, name) for name in stats.__slots__ if name.endswith("_seconds")]
