@@ -234,7 +234,7 @@ class Greedier(Sampled):
     def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor) -> Verdict:
         verdict = Sampled.accept(self, prefix, draft, logits)
         last = verdict.path[-1] if verdict.path else -1
-        p = self._probabilities([*prefix, *draft.text(last)], logits[last + 1])
+        p = self.scores_after(prefix, draft, last, logits).softmax(-1)
         return Verdict(verdict.path, (*verdict.tokens[:-1], self.chance.draw(p)))
 
 

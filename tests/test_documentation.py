@@ -6,18 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from cli.conftest import save_model
+from lossless.test_vision_checkpoints import LLAVA, processor
 from PIL import Image
-from transformers import (
-    AutoTokenizer,
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
 from typer.testing import CliRunner
 
 from conflayers.cli import app
@@ -26,50 +17,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/guide.md")
 # Lines of shell that are not `conflayers`: each is what a continuous integration run or another test does.
 ELSEWHERE = ("make demo", "make test")
-SEEING_TEMPLATE = (
-    "{% for m in messages %}{% for c in m.content %}"
-    "{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}{% endfor %}\n{% endfor %}"
-)
-
-
-def save_seeing_model(folder: Path, text_model: Path) -> None:
-    """A LLaVA with random weights that sees pictures of 28 x 28, and its processor."""
-    tokenizer = AutoTokenizer.from_pretrained(text_model)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=14,
-        projection_dim=16,
-    )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.4,
-        bos_token_id=0,
-        eos_token_id=None,
-    )
-    torch.manual_seed(0)
-    LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=text, image_token_index=image)
-    ).save_pretrained(folder)
-    LlavaProcessor(
-        image_processor=pictures,
-        tokenizer=tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=SEEING_TEMPLATE,
-    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +24,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Names in the examples -> folders of tiny models."""
     folder = tmp_path_factory.mktemp("models")
     save_model(folder / "text", 0, context=1024)
-    save_seeing_model(folder / "seeing", folder / "text")
+    LLAVA.build().save_pretrained(folder / "seeing")
+    processor().save_pretrained(folder / "seeing")
     return {
         "HuggingFaceTB/SmolLM2-135M-Instruct": str(folder / "text"),
         "llava-hf/llava-1.5-7b-hf": str(folder / "seeing"),

@@ -1,7 +1,7 @@
 """What users call: `load` a model, then `generate` or `stream`."""
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -13,12 +13,12 @@ from conflayers.body.claim import exclusively
 from conflayers.body.defaults import end_tokens, logits_processors
 from conflayers.body.load import load_checkpoint
 from conflayers.body.multimodal import check_inputs, processor_and_tokenizer
-from conflayers.body.portable import PortableBody
+from conflayers.body.portable import PortableBody, refuse_training
 from conflayers.body.selftest import self_test
-from conflayers.choice import Choice, split_choice
+from conflayers.choice import SETTINGS, split_choice
 from conflayers.decoding import decode
 from conflayers.errors import InputError, PlanError
-from conflayers.methods import build_method, check_names
+from conflayers.methods import build_method, check_names, check_task
 from conflayers.multimodal import Encoded
 from conflayers.plan import Plan, load_plan, read_plan, save_plan
 from conflayers.prompts import Prompt, encode
@@ -32,10 +32,7 @@ DEFAULT_NEW_TOKENS = 256
 # Characters a token of the context may stand for, on average over a prompt: only runs of spaces come anywhere near.
 MOST_CHARACTERS = 64
 # What `stream` and `generate` take beside a method's options.
-REQUEST_OPTIONS = (
-    *("method", "task", "plan", "max_new_tokens", "chat", "stop_strings"),
-    *(item.name for item in fields(Choice)),
-)
+REQUEST_OPTIONS = ("method", "task", "plan", "max_new_tokens", "chat", "stop_strings", *SETTINGS)
 
 PlanSource = Plan | str | PathLike[str] | Mapping[str, Any] | None
 
@@ -79,7 +76,7 @@ class Llm:
         Raises:
             InputError: no such method or option. PlanError: the plan is unreadable or for another model.
         """
-        if misplaced := sorted(options.keys() & {item.name for item in fields(Choice)}):
+        if misplaced := sorted(options.keys() & set(SETTINGS)):
             raise InputError(
                 f"{', '.join(misplaced)}: how tokens are chosen is said to generate() or stream(), not to task()"
             )
@@ -92,6 +89,11 @@ class Llm:
         if not self.body.trees and options.get("tree") == "paper":
             raise InputError(f"{self.name} cannot verify trees exactly: leave out tree='paper' to draft chains")
         return replace(build_method(method, self.body.layers, plan, **options), model=self.body.identity)
+
+    def check_task(self, task: Method) -> None:
+        """Raise InputError if `task` was made for another model."""
+        if task.model not in (None, self.body.identity):
+            raise InputError("the task was made for another model: ask an Llm of this one for a task of its own")
 
     def generate(self, prompt: Prompt, **arguments: Any) -> Result:
         """Answer `prompt`; the tokens are those of plain decoding with the whole model.
@@ -133,14 +135,10 @@ class Llm:
         choice, options = split_choice(options)
         if task is None:
             check_names(method or "conflayers", options, REQUEST_OPTIONS)
-        if task is not None and (method is not None or plan is not None or options):
-            raise InputError("a task already has its method, plan and options: give either a task or these")
-        if task is not None and not isinstance(task, Method):
-            raise InputError(f"task must come from Llm.task, not {task!r}")
-        if task is not None and task.model not in (None, self.body.identity):
-            raise InputError("the task was made for another model: ask this one for a task of its own")
-        if self.model.training:
-            raise InputError("the model is in training mode, where dropout changes its output: call model.eval() first")
+        else:
+            check_task(task, method, plan, options)
+            self.check_task(task)
+        refuse_training(self.model)
         encoded = self._encode(prompt, chat)
         check_inputs(self.model, encoded.inputs)
         ids = encoded.ids
@@ -221,7 +219,7 @@ class Llm:
         """Run the request, or nothing where there are no `rounds` to run."""
         detokenizer = Detokenizer(self.tokenizer) if self.tokenizer is not None else None
         stats = Stats(prompt_tokens=len(ids))
-        known = len(getattr(method.selector, "decisions", ()))
+        known = len(method.decisions)
         tokens: list[int] = []
         text = ""
         running = exclusively(self.body, rounds(stats=stats) if rounds else _no_rounds())
@@ -236,8 +234,8 @@ class Llm:
         if detokenizer is not None and (piece := _until_stop(text, detokenizer.finish(), stops)):
             text += piece
             yield piece
-        stats.decisions = list(getattr(method.selector, "decisions", ()))[known:]
-        return Result(text, tokens, ids, stats, getattr(method.selector, "plan", None), stats.decisions)
+        stats.decisions = method.decisions[known:]
+        return Result(text, tokens, ids, stats, method.plan, stats.decisions)
 
 
 def _until_stop(text: str, piece: str, stops: StopStrings | None) -> str:

@@ -103,7 +103,7 @@ class Choice:
     def settings(self) -> dict[str, Any]:
         """What transformers' generation settings are to be changed by."""
         own = ("seed", "acceptance", "logits_processor", "do_sample")
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in own}
+        values = {name: getattr(self, name) for name in SETTINGS if name not in own}
         left_out = WARPERS if not self.sampled else ()
         given = {name: value for name, value in values.items() if value is not None and name not in left_out}
         return {"do_sample": self.sampled, **given}
@@ -119,12 +119,15 @@ class Choice:
         return Sampled(processors, before, chance=Chance(generator))
 
 
+# The names of these settings.
+SETTINGS = tuple(item.name for item in fields(Choice))
+
+
 def split_choice(options: Mapping[str, Any]) -> tuple[Choice, dict[str, Any]]:
     """The choice among `options`, and the rest of them.
 
     Raises:
         InputError: as `Choice`.
     """
-    names = {item.name for item in fields(Choice)}
-    mine = {name: value for name, value in options.items() if name in names}
-    return Choice(**mine), {name: value for name, value in options.items() if name not in names}
+    mine = {name: value for name, value in options.items() if name in SETTINGS}
+    return Choice(**mine), {name: value for name, value in options.items() if name not in SETTINGS}

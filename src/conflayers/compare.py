@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from conflayers.api import DEFAULT_NEW_TOKENS, Llm, Result
-from conflayers.choice import Choice, split_choice
+from conflayers.choice import SETTINGS, split_choice
 from conflayers.errors import InputError
 from conflayers.plan import Plan
 from conflayers.prompts import Prompt
 from conflayers.stats import Stats
 
 # Settings that every way of decoding takes.
-CHOICES = {"stop_strings", *(item.name for item in fields(Choice))} - {"do_sample"}
+CHOICES = {"stop_strings", *SETTINGS} - {"do_sample"}
 PLAIN, TRANSFORMERS = "vanilla", "hf"
 WARM_UP_TOKENS = 8
 

@@ -24,7 +24,7 @@ def _recent() -> deque[float]:
     return deque(maxlen=RECENT)
 
 
-def _slope(sizes: Iterable[tuple[int, float]], before: float | None) -> float | None:
+def _row_price(sizes: Iterable[tuple[int, float]], before: float | None) -> float | None:
     """Seconds a row, by least squares over (rows, seconds); what it was `before` where all are of one size."""
     points = list(sizes)
     limit = DISTURBED * median(seconds for _, seconds in points)
@@ -69,7 +69,7 @@ class Costs:
             self.passes.setdefault(rows, _recent()).append(verify_seconds)
             self.rounds.append((max(draft_seconds, 0.0) + verify_seconds, kept))
             self._sizes.append((rows, verify_seconds))
-            self._slope = _slope(self._sizes, self._slope)
+            self._slope = _row_price(self._sizes, self._slope)
 
     def forget(self, plan: Plan) -> None:
         """Drop what is known of a plan that is given up."""

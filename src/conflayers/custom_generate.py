@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Generator
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -15,14 +14,14 @@ from conflayers.body.claim import claim, exclusively, let_go
 from conflayers.body.contract import Pass
 from conflayers.body.handover import adopt, hand_back
 from conflayers.body.multimodal import processor_and_tokenizer
-from conflayers.body.portable import PortableBody
-from conflayers.choice import Choice
+from conflayers.body.portable import PortableBody, refuse_training
+from conflayers.choice import SETTINGS, Choice
 from conflayers.decoding import decode
 from conflayers.errors import InputError
 from conflayers.following import AfterPrompt, Follower, Seen
 from conflayers.generate_request import Request, check_dropped, check_settings, read_request
 from conflayers.generate_stops import Strings, stop_strings_apart, tokenizer_given, with_stop_strings
-from conflayers.methods import build_method
+from conflayers.methods import build_method, check_task
 from conflayers.plan import FULL
 from conflayers.round import Method
 from conflayers.sampling import Sampler
@@ -66,13 +65,11 @@ class SelfSpeculative:
         tokenizer: Any = None,
         **method_options: Any,
     ) -> None:
-        if task is not None and (method is not None or plan is not None or method_options):
-            raise InputError("a task already has its method, plan and options: give either a task or these")
-        if task is not None and not isinstance(task, Method):
-            raise InputError(f"task must come from Llm.task, not {task!r}")
-        if misplaced := sorted(method_options.keys() & {item.name for item in fields(Choice)}):
+        if misplaced := sorted(method_options.keys() & set(SETTINGS)):
             raise InputError(f"{', '.join(misplaced)}: give how tokens are chosen to generate() itself")
-        if task is None:
+        if task is not None:
+            check_task(task, method, plan, method_options)
+        else:
             # What can be seen to be wrong without a model is said now.
             build_method(method or "conflayers", 1, None if plan is None else FULL, **method_options)
         Choice(do_sample=True, seed=seed, acceptance=acceptance)
@@ -198,9 +195,9 @@ class SelfSpeculative:
             follower = Follower(request, stopping_criteria, streamer, generation_config)
             sampler = self._sampler(request, logits_processor, follower.seen, bool(generation_config.do_sample))
             method = self._task_for(llm)
-            known = len(_decisions(method))
+            known = len(method.decisions)
             stats = _run(llm.body, method, request, sampler, follower, _wants_cache(request, generation_config))
-            stats.decisions = _decisions(method)[known:]
+            stats.decisions = method.decisions[known:]
             self._result = _result(request, follower, stats, method, tokenizer)
             follower.end()
             return _output(request, follower, generation_config)
@@ -208,8 +205,7 @@ class SelfSpeculative:
     def _driver(self, model: PreTrainedModel) -> Llm:
         """The model's `Llm`, made anew where the model is another one or was moved or converted."""
         driven = (model.device, model.dtype, model.config._attn_implementation)
-        if model.training:
-            raise InputError("the model is in training mode, where dropout changes its output: call model.eval() first")
+        refuse_training(model)
         if self._llm is None or self._llm.model is not model or self._driven != driven:
             probing = object()
             claim(model, probing)
@@ -222,8 +218,7 @@ class SelfSpeculative:
     def _task_for(self, llm: Llm) -> Method:
         if self._task is None:
             return llm.task(**self._method)
-        if self._task.model not in (None, llm.body.identity):
-            raise InputError("the task was made for another model: ask an Llm of this one for a task of its own")
+        llm.check_task(self._task)
         return self._task
 
     def _sampler(self, request: Request, processors: LogitsProcessorList, seen: Seen | None, sampled: bool) -> Sampler:
@@ -273,10 +268,6 @@ def _run(
     return stats
 
 
-def _decisions(method: Method) -> list[str]:
-    return list(getattr(method.selector, "decisions", ()))
-
-
 def _end_tokens(criteria: StoppingCriteriaList) -> frozenset[int]:
     ids = [one.eos_token_id for one in criteria if isinstance(one, EosTokenCriteria)]
     return frozenset(token for some in ids for token in some.reshape(-1).tolist())
@@ -286,7 +277,7 @@ def _result(request: Request, follower: Follower, stats: Stats, method: Method, 
     prompt = request.ids[0].tolist()
     new = follower.ids[0, len(prompt) :].tolist()
     text = tokenizer.decode(new, skip_special_tokens=True) if tokenizer is not None else ""
-    return Result(text, new, prompt, stats, getattr(method.selector, "plan", None), stats.decisions)
+    return Result(text, new, prompt, stats, method.plan, stats.decisions)
 
 
 def _output(request: Request, follower: Follower, config: GenerationConfig) -> GenerateDecoderOnlyOutput | torch.Tensor:

@@ -3,8 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
-
 from conflayers.body.contract import Body, Pass
 from conflayers.draft import MOST_SIBLINGS, Draft
 from conflayers.round import Method, Round, State, Stop
@@ -12,8 +10,6 @@ from conflayers.sampling import Sampler
 from conflayers.stats import Stats
 
 Clock = Callable[[], float]
-# Called with the tokens that were added and the target's logits that they were chosen by, [tokens, vocabulary].
-Watch = Callable[[tuple[int, ...], torch.Tensor], None]
 
 
 def decode(
@@ -27,7 +23,6 @@ def decode(
     stats: Stats,
     stop: Stop | None = None,
     prefill: Callable[[int], Pass] | None = None,
-    watch: Watch | None = None,
     clock: Clock = time.perf_counter,
 ) -> Iterator[tuple[int, ...]]:
     """Generate, yielding the tokens that each round adds.
@@ -42,7 +37,6 @@ def decode(
         stop: asked after every token, with all tokens up to it, whether the text ends there.
         prefill: runs the prompt instead of `body.forward`, for prompts that are more than tokens or partly cached; it
             is given the number of rows to trace, and leaves every prompt token in the cache.
-        watch: told of the logits behind every token.
         clock: seconds, for every cost the method decides by; one that goes back is taken to stand still.
 
     Raises:
@@ -55,8 +49,6 @@ def decode(
     first = prefill(record) if prefill else body.forward(prompt, rows=1, record=record)
     state = State(body, sampler, list(prompt), len(prompt), max_new_tokens, end, stop)
     kept = state.commit(sampler.accept(prompt, Draft(), first.logits[-1:]))
-    if watch is not None:
-        watch(kept, first.logits[-1:])
     stats.prompt_tokens, stats.new_tokens = len(prompt), len(kept)
     stats.prefill_seconds = clock() - begun
     selector.start(state, first.trace)
@@ -65,7 +57,7 @@ def decode(
     yield kept
     while state.left:
         resumed = clock()
-        done, kept = _round(state, method, stats, watch, clock)
+        done, kept = _round(state, method, stats, clock)
         decoded = clock()
         method.learn(state, done)
         ended = clock()
@@ -75,9 +67,7 @@ def decode(
         yield kept
 
 
-def _round(
-    state: State, method: Method, stats: Stats, watch: Watch | None, clock: Clock
-) -> tuple[Round, tuple[int, ...]]:
+def _round(state: State, method: Method, stats: Stats, clock: Clock) -> tuple[Round, tuple[int, ...]]:
     begun = clock()
     plan = method.selector.choose()
     record = method.selector.wants()
@@ -96,8 +86,6 @@ def _round(
     # Not timed as verification: the caller's stopping criteria and streamer are asked here.
     kept = state.commit(verdict)
     rows = [0, *(node + 1 for node in verdict.path)]
-    if watch is not None:
-        watch(kept, verified.logits[rows[: len(kept)]])
     done = Round(
         plan=plan,
         drafted=draft.chain,

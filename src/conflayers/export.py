@@ -1,7 +1,6 @@
 """Model folders whose `generate` is self-speculative wherever transformers loads them with trust_remote_code."""
 
 import json
-import os
 import shutil
 import tempfile
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pprint import pformat
 from typing import TYPE_CHECKING, Any
 
 from conflayers.errors import InputError
+from conflayers.files import write_whole
 
 if TYPE_CHECKING:
     from conflayers.api import Llm
@@ -143,10 +143,10 @@ class Export:
         if document["plan"] is None:
             (folder / "conflayers_plan.json").unlink(missing_ok=True)
         else:
-            _write(folder / "conflayers_plan.json", json.dumps(document["plan"], indent=1) + "\n")
-        _write(folder / "conflayers.json", json.dumps(document, indent=1) + "\n")
+            write_whole(folder / "conflayers_plan.json", json.dumps(document["plan"], indent=1) + "\n")
+        write_whole(folder / "conflayers.json", json.dumps(document, indent=1) + "\n")
         code = GENERATE.replace("{settings}", pformat(document, width=116, sort_dicts=False))
-        _write(folder / "custom_generate" / "generate.py", code)
+        write_whole(folder / "custom_generate" / "generate.py", code)
 
 
 def _is_free(folder: Path) -> bool:
@@ -190,14 +190,3 @@ def _put_in_place(staging: Path, folder: Path) -> None:
             old.rmdir()
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write(path: Path, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)

@@ -7,26 +7,21 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
+from conflayers.body.defaults import ANOTHER_WAY
 from conflayers.body.handover import check_cache
 from conflayers.body.portable import PortableBody
 from conflayers.errors import InputError
 from conflayers.multimodal import beside_ids, refuse_other_prompts
 
+_DRAFTS_ITSELF = "the model drafts for itself; leave it out"
 # Settings that would change what comes out or how, the values that ask for nothing, and what to do instead.
 NOT_HONOURED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "num_beams": ((None, 1), "one text is decoded at a time; leave it out"),
-    "num_return_sequences": ((None, 1), "call generate once for each text"),
-    "prompt_lookup_num_tokens": ((None,), "the model drafts for itself; leave it out"),
-    "assistant_early_exit": ((None,), "the model drafts for itself; leave it out"),
-    "use_mtp": ((None, False), "the model drafts for itself; leave it out"),
-    "speculation_type": ((None,), "the model drafts for itself; leave it out"),
-    "is_assistant": ((None, False), "the model drafts for itself; leave it out"),
-    "guidance_scale": ((None, 1), "its processor runs the model a second time; leave it out"),
-    "penalty_alpha": ((None, 0), "contrastive search is not plain decoding; leave it out"),
-    "dola_layers": ((None,), "DoLa is not plain decoding; leave it out"),
-    "token_healing": ((None, False), "heal the prompt before generating"),
-    "constraints": ((None,), "it needs beams; leave it out"),
-    "force_words_ids": ((None,), "it needs beams; leave it out"),
+    **ANOTHER_WAY,
+    "prompt_lookup_num_tokens": ((None,), _DRAFTS_ITSELF),
+    "assistant_early_exit": ((None,), _DRAFTS_ITSELF),
+    "use_mtp": ((None, False), _DRAFTS_ITSELF),
+    "speculation_type": ((None,), _DRAFTS_ITSELF),
+    "is_assistant": ((None, False), _DRAFTS_ITSELF),
     "use_cache": ((None, True), "drafts need the cache; leave it out"),
     "cache_implementation": ((None, "dynamic"), "the keys and values are kept in a cache of our own; leave it out"),
     "compile_config": ((None,), "the passes are of many lengths and not compiled; leave it out"),

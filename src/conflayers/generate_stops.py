@@ -11,6 +11,7 @@ from transformers.generation import StopStringCriteria
 
 from conflayers.body.multimodal import processor_and_tokenizer
 from conflayers.errors import InputError
+from conflayers.text import stop_texts
 
 Strings = str | Sequence[str] | None
 
@@ -27,11 +28,7 @@ def with_stop_strings(criteria: StoppingCriteriaList, strings: Strings, tokenize
         raise InputError(
             "stop_strings needs a tokenizer: generate(tokenizer=tokenizer), or SelfSpeculative(tokenizer=tokenizer)"
         )
-    many = isinstance(strings, list | tuple | set)
-    wanted = [strings] if isinstance(strings, str) else list(strings) if many else []
-    if not wanted or not all(isinstance(string, str) and string for string in wanted):
-        raise InputError(f"stop_strings must be one text or several, none empty, not {strings!r}")
-    return StoppingCriteriaList([StopStringCriteria(tokenizer, wanted), *criteria])
+    return StoppingCriteriaList([StopStringCriteria(tokenizer, stop_texts(strings)), *criteria])
 
 
 def tokenizer_given(generate: FrameType) -> Any:

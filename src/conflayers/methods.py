@@ -3,18 +3,18 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any
 
 from conflayers.costs import Costs
 from conflayers.drafters.build import DRAFTER_OPTIONS as DRAFTER_OPTIONS
 from conflayers.drafters.build import build_drafter
 from conflayers.errors import InputError
-from conflayers.options import share, whole
 from conflayers.plan import Plan
 from conflayers.round import Method, Selector
 from conflayers.selectors import clasp, conflayers, cosine, knapspec, swift
 from conflayers.selectors.conflayers_published import PublishedConfLayers
 from conflayers.selectors.fixed import Fixed
+from conflayers.selectors.searching import Searching
 from conflayers.selectors.uniform import random_plan, uniform_plan
 
 Options = dict[str, Any]
@@ -96,10 +96,6 @@ NOT_HERE = {
 }
 
 
-class _Searching(Selector, Protocol):
-    def keep(self, plan: Plan) -> None: ...
-
-
 def _vanilla(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
     if plan is not None:
         raise InputError("method 'vanilla' decodes plainly and takes no plan; use method 'fixed' or 'conflayers'")
@@ -112,19 +108,14 @@ def _fixed(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Se
     return Fixed(plan)
 
 
-def _uniform(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
-    _nothing_idle(plan, options)
-    ratio = options.get("skip_ratio", 0.4)
-    share("skip_ratio", ratio)
-    return Fixed(plan or uniform_plan(layers, ratio))
+def _blind(make: Callable[..., Plan]) -> Build:
+    """A plan made from the options alone."""
 
+    def build(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
+        _nothing_idle(plan, options)
+        return Fixed(plan or make(layers, **options))
 
-def _random(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
-    _nothing_idle(plan, options)
-    ratio, seed = options.get("skip_ratio", 0.4), options.get("plan_seed", 0)
-    share("skip_ratio", ratio)
-    whole("plan_seed", seed, 0)
-    return Fixed(plan or random_plan(layers, ratio, seed))
+    return build
 
 
 def _conflayers(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
@@ -150,7 +141,7 @@ def _conflayers(costs: Costs, layers: int, plan: Plan | None, options: Options) 
     return selector
 
 
-def _searching(selector: Callable[[int, Any], _Searching], settings: Callable[..., Any]) -> Build:
+def _searching(selector: Callable[[int, Any], Searching], settings: Callable[..., Any]) -> Build:
     """A selector that has settings and can be told to keep a plan."""
 
     def build(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
@@ -207,13 +198,13 @@ METHODS: dict[str, Entry] = {
     "uniform": Entry(
         "skips whole layers at equal distances",
         "",
-        _uniform,
+        _blind(uniform_plan),
         {"skip_ratio": "share of the layers to skip, 0 to 1 (0.4)"},
     ),
     "random": Entry(
         "skips sublayers drawn at random, once",
         "",
-        _random,
+        _blind(random_plan),
         {"skip_ratio": "share of the sublayers to skip, 0 to 1 (0.4)", "plan_seed": "which ones (0)"},
     ),
     "fixed": Entry("drafts by one given plan, always", "arXiv 2309.08168", _fixed),
@@ -232,14 +223,22 @@ def build_method(name: str, layers: int, plan: Plan | None = None, /, **options:
         near = get_close_matches(str(name), METHODS, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(f"no method {name!r}{hint}; there are: {', '.join(sorted(METHODS))}")
-    entry = METHODS[name]
     check_names(name, options)
+    entry = METHODS[name]
     if plan is not None:
         plan.check(layers)
     costs = Costs(layers)
     defaults = PUBLISHED_TREE if options.get("variant") == "paper" else entry.drafting
     drafter = build_drafter(options, costs, defaults)
     return Method(name, drafter, entry.build(costs, layers, plan, options), costs)
+
+
+def check_task(task: object, method: str | None, plan: object, options: Mapping[str, Any]) -> None:
+    """Raise InputError if `task` is none, or comes together with what it already has."""
+    if method is not None or plan is not None or options:
+        raise InputError("a task already has its method, plan and options: give either a task or these")
+    if not isinstance(task, Method):
+        raise InputError(f"task must come from Llm.task, not {task!r}")
 
 
 def check_names(method: str, options: Iterable[str], others: Iterable[str] = ()) -> None:

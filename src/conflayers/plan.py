@@ -2,13 +2,13 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from conflayers.errors import PlanError
+from conflayers.files import write_whole
 
 FORMAT = 1
 MAX_FILE_BYTES = 1 << 20
@@ -118,21 +118,13 @@ def save_plan(path: str | os.PathLike[str], plan: Plan, model: ModelIdentity, pr
     if "\0" in str(path):
         raise PlanError(f"cannot write the plan to {str(path)!r}: no path has a null character")
     # Through links, and never in place of a device or a pipe.
-    temporary = None
     try:
         target = Path(path).resolve()
         if target.exists() and not target.is_file():
             raise PlanError(f"cannot write the plan to {target}: it is not a regular file")
-        descriptor, temporary = tempfile.mkstemp(prefix=target.name[:100], suffix=".tmp", dir=target.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
+        write_whole(target, text)
     except OSError as error:
         raise PlanError(f"cannot write the plan to {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def load_plan(path: str | os.PathLike[str], model: ModelIdentity) -> Plan:

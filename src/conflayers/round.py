@@ -134,6 +134,17 @@ class Method:
     costs: Costs = field(default_factory=Costs)
     model: ModelIdentity | None = None
 
+    @property
+    def plan(self) -> Plan | None:
+        """The plan in use; None for plain decoding, and where the selector names none."""
+        plan: Plan | None = getattr(self.selector, "plan", None)
+        return plan
+
+    @property
+    def decisions(self) -> list[str]:
+        """What the selector decided so far, in words."""
+        return list(getattr(self.selector, "decisions", ()))
+
     def learn(self, state: State, done: Round) -> None:
         """Let every part see what the round did, the costs first: the others decide by them."""
         self.costs.observe(

@@ -86,6 +86,11 @@ class Processed:
         scores: torch.Tensor = self.processors(ids, logits[None].float().clone())
         return scores[0]
 
+    def scores_after(self, prefix: Sequence[int], draft: Draft, node: int, logits: torch.Tensor) -> torch.Tensor:
+        """Processed scores after a node of the draft, from the logits [1 + nodes, vocabulary] of a verification."""
+        text = [*prefix, *draft.text(node)] if self.processors else ()
+        return self.scores(text, logits[node + 1])
+
 
 @dataclass(slots=True)
 class Greedy(Processed):
@@ -111,13 +116,10 @@ class Greedy(Processed):
         """See `Sampler`."""
         if self.processors:
             # One position at a time: what comes after the first rejection is never processed.
-            return accept_greedy(draft, lambda node: int(self._after(prefix, draft, node, logits).argmax()))
+            return accept_greedy(draft, lambda node: int(self.scores_after(prefix, draft, node, logits).argmax()))
         # float32 first, as transformers does, so that ties fall the same way.
         choices: list[int] = logits.float().argmax(-1).tolist()
         return accept_greedy(draft, lambda node: choices[node + 1])
-
-    def _after(self, prefix: Sequence[int], draft: Draft, node: int, logits: torch.Tensor) -> torch.Tensor:
-        return self.scores([*prefix, *draft.text(node)], logits[node + 1])
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ class Sampled(Processed):
 
     def propose(self, prefix: Sequence[int], logits: torch.Tensor) -> Proposal | None:
         """See `Sampler`. The confidence is that of the draft before temperature and cuts."""
-        q = self._probabilities(prefix, logits)
+        q = _probabilities(self.scores(prefix, logits))
         try:
             token = self.chance.draw(q)
         except NumericalError:
@@ -154,13 +156,9 @@ class Sampled(Processed):
         """See `Sampler`."""
 
         def probabilities(node: int) -> torch.Tensor:
-            return self._probabilities([*prefix, *draft.text(node)], logits[node + 1])
+            return _probabilities(self.scores_after(prefix, draft, node, logits))
 
         return accept_sampled(draft, probabilities, self.chance)
-
-    def _probabilities(self, prefix: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
-        # On the CPU, where the generator is and where single values are read.
-        return self.scores(prefix, logits).softmax(-1).cpu()
 
 
 @dataclass(slots=True)
@@ -185,7 +183,7 @@ class Coupled(Greedy):
 
         Siblings come in the noisy order, which is drawing without replacement.
         """
-        noisy = self._noisy(prefix, logits)
+        noisy = self._noisy(len(prefix), self.scores(prefix, logits))
         best, token = noisy.max(-1)
         return Proposal(int(token), _confidence(logits), noisy) if bool(best.isfinite()) else None
 
@@ -199,18 +197,23 @@ class Coupled(Greedy):
         self._noise = {position: noise for position, noise in self._noise.items() if position >= len(prefix)}
 
         def choose(node: int) -> int:
-            best, token = self._noisy([*prefix, *draft.text(node)], logits[node + 1]).max(-1)
+            scores = self.scores_after(prefix, draft, node, logits)
+            best, token = self._noisy(len(prefix) + len(draft.path(node)), scores).max(-1)
             if not bool(best.isfinite()):
                 raise NumericalError(NO_TOKEN)
             return int(token)
 
         return accept_greedy(draft, choose)
 
-    def _noisy(self, prefix: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
-        position = len(prefix)
+    def _noisy(self, position: int, scores: torch.Tensor) -> torch.Tensor:
         if position not in self._noise:
-            self._noise[position] = gumbel(self.seed, position, logits.shape[-1], logits.device)
-        return self.scores(prefix, logits) + self._noise[position]
+            self._noise[position] = gumbel(self.seed, position, scores.shape[-1], scores.device)
+        return scores + self._noise[position]
+
+
+def _probabilities(scores: torch.Tensor) -> torch.Tensor:
+    # On the CPU, where the generator is and where single values are read.
+    return scores.softmax(-1).cpu()
 
 
 def _confidence(logits: torch.Tensor) -> float:

@@ -45,6 +45,19 @@ class Detokenizer:
         return text
 
 
+def stop_texts(strings: Any) -> list[str]:
+    """One text or several, as a list.
+
+    Raises:
+        InputError: no text, an empty one, or something else.
+    """
+    given = [strings] if isinstance(strings, str) else strings
+    texts = isinstance(given, Sequence) and all(isinstance(string, str) and string for string in given)
+    if not texts or not given:
+        raise InputError(f"stop_strings must be one text or several, none empty, not {strings!r}")
+    return list(given)
+
+
 class StopStrings:
     """Ends a text where one of some strings is complete. One object is one request's.
 
@@ -58,11 +71,7 @@ class StopStrings:
     """
 
     def __init__(self, tokenizer: Any, strings: str | Sequence[str], prompt: int) -> None:
-        given = [strings] if isinstance(strings, str) else strings
-        texts = isinstance(given, Sequence) and all(isinstance(string, str) and string for string in given)
-        if not texts or not given:
-            raise InputError(f"stop_strings must be one text or several, none empty, not {strings!r}")
-        self.strings = list(given)
+        self.strings = stop_texts(strings)
         # Of the text before, what a string that is now completed may begin in.
         self._overlap = max(map(len, self.strings)) - 1
         self._detokenizer = Detokenizer(tokenizer)

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from doubles import FakeBody, Ticks, expected, run
@@ -291,6 +293,19 @@ def test_only_accepted_positions_are_looked_at():
     # Flat confidences are proposed again and again, each time on rows of their own: one a plain pass, none twice.
     assert selector.iterations > 1
     assert body.recorded <= 3 + body.passes
+
+
+def test_a_plan_that_was_just_rejected_is_not_tried_again():
+    selector = ConfLayers(30)
+    seen = torch.rand(2, 30, generator=torch.Generator().manual_seed(0)) + 0.1
+    tried = []
+    for _ in range(12):
+        tried.append(selector._candidate(seen))
+        selector.trials.finished += 1
+        selector.trials.rejected = tried[-1]
+
+    assert all(one != other for one, other in pairwise(tried))
+    assert len(set(tried)) > 3
 
 
 def test_flat_confidences_propose_nothing_and_decoding_stays_plain():

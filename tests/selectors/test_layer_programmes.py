@@ -150,7 +150,7 @@ def test_layers_whose_sublayers_run_side_by_side_are_refused():
 
 
 def test_idle_attentions_turn_nothing(planted):
-    cosines = attention_cosines(state_of(planted), 8, planted.body.layers)
+    cosines = attention_cosines(state_of(planted), 8)
 
     assert all(cosines[layer] > 0.999 for layer in IDLE)
     result = planted.generate(PROMPT, method="cosine", threshold=0.999, max_new_tokens=40)

@@ -8,22 +8,26 @@ from transformers import LogitsProcessorList, PreTrainedModel
 
 from conflayers.errors import InputError
 
-# What would change the text of `generate` and is not honoured, with the value that asks for nothing.
-NOT_HONOURED = {
-    "stop_strings": None,
-    "guidance_scale": 1,
-    "num_beams": 1,
-    "num_beam_groups": 1,
-    "max_time": None,
-    "encoder_repetition_penalty": 1,
-    "encoder_no_repeat_ngram_size": 0,
-    "forced_eos_token_id": None,
-    "penalty_alpha": None,
-    "dola_layers": None,
-    "token_healing": False,
-    "num_return_sequences": 1,
-    "constraints": None,
-    "force_words_ids": None,
+# Settings of `generate` that ask for another way to decode: the values that ask for nothing, the last of them being the
+# one to set, and what to do instead.
+ANOTHER_WAY: dict[str, tuple[tuple[Any, ...], str]] = {
+    "num_beams": ((None, 1), "one text is decoded at a time; leave it out"),
+    "num_beam_groups": ((None, 1), "one text is decoded at a time; leave it out"),
+    "num_return_sequences": ((None, 1), "call generate once for each text"),
+    "guidance_scale": ((None, 1), "its processor runs the model a second time; leave it out"),
+    "penalty_alpha": ((0, None), "contrastive search is not plain decoding; leave it out"),
+    "dola_layers": ((None,), "DoLa is not plain decoding; leave it out"),
+    "token_healing": ((None, False), "heal the prompt before generating"),
+    "constraints": ((None,), "it needs beams; leave it out"),
+    "force_words_ids": ((None,), "it needs beams; leave it out"),
+}
+# Those that are honoured inside `generate` and not here.
+_NOT_HERE: dict[str, tuple[Any, ...]] = {
+    "stop_strings": (None,),
+    "max_time": (None,),
+    "encoder_repetition_penalty": (None, 1),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "forced_eos_token_id": (None,),
 }
 
 
@@ -46,12 +50,12 @@ def logits_processors(
     Raises:
         InputError: the settings, or the model's own, ask for something that cannot be honoured.
     """
-    for name, nothing in NOT_HONOURED.items():
+    for name, nothing in ({name: values for name, (values, _) in ANOTHER_WAY.items()} | _NOT_HERE).items():
         value = getattr(model.generation_config, name, None)
-        if value is not None and value != nothing:
+        if value not in nothing:
             raise InputError(
                 f"the model's generation settings ask for {name}={value!r}, which is not supported: "
-                f"set model.generation_config.{name} = {nothing!r} to go without"
+                f"set model.generation_config.{name} = {nothing[-1]!r} to go without"
             )
     watermark = getattr(model.generation_config, "watermarking_config", None)
     if type(watermark).__name__ == "SynthIDTextWatermarkingConfig":

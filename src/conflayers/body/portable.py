@@ -21,6 +21,12 @@ from conflayers.errors import InputError
 from conflayers.plan import ModelIdentity, Plan
 
 
+def refuse_training(model: PreTrainedModel) -> None:
+    """Raise InputError if `model` is in training mode."""
+    if model.training:
+        raise InputError("the model is in training mode, where dropout changes its output: call model.eval() first")
+
+
 class PortableBody:
     """Drives `model` by position. Implements `conflayers.body.contract.Body`.
 
@@ -34,8 +40,7 @@ class PortableBody:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        if model.training:
-            raise InputError("the model is in training mode, where dropout changes its output: call model.eval() first")
+        refuse_training(model)
         self.model = model
         self.anatomy: Anatomy = examine(model)
         self.layers = len(self.anatomy.layers)

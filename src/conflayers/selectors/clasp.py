@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import torch
 
 from conflayers.body.contract import LAYER, Run, Trace
-from conflayers.errors import InputError
 from conflayers.options import share, whole
 from conflayers.plan import Plan
 from conflayers.round import Round, State
+from conflayers.selectors.searching import Searching, closeness, need_branches
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def skip_exactly(count: int, layers: int, state: State) -> Plan:
         ran = run(states, LAYER)
         target = ran[:1]
         skip = torch.cat([states[:1], states[:-1]])  # from cell j - 1
-        better = _cosine(skip, target) >= _cosine(ran, target)
+        better = closeness(skip, target) >= closeness(ran, target)
         cell = torch.arange(len(states), device=states.device)
         # No more layers can be skipped than there have been, and none at all in cell 0.
         better = (better | (cell == index + 1)) & (cell > 0) & (cell <= index + 1)
@@ -65,47 +65,24 @@ def skip_exactly(count: int, layers: int, state: State) -> Plan:
     return Plan.layers(chosen)
 
 
-def _cosine(states: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """[branches]: cosine of each branch's states with the target's, over all its tokens."""
-    return torch.cosine_similarity(states.float(), target.float(), dim=-1).mean(-1)
-
-
 @dataclass(slots=True)
-class Clasp:
-    """One object per task.
+class Clasp(Searching):
+    """The search every so many verifications.
 
     Attributes:
-        layers: decoder layers of the model.
         settings: see there.
-        plan: found last; None before the first search.
         searches: how many there were.
     """
 
-    layers: int
     settings: Settings = field(default_factory=Settings)
-    plan: Plan | None = None
     searches: int = 0
-    decisions: list[str] = field(default_factory=list)
-    _searching: bool = True
     _rounds: int = 0
-
-    def keep(self, plan: Plan) -> None:
-        """Use `plan` and search no more."""
-        self.plan, self._searching = plan, False
 
     def start(self, state: State, prefill: Trace | None) -> None:
         """Search on the prompt's last token."""
-        if self._searching and not state.body.trees:
-            raise InputError("method 'clasp' runs its branches as a tree, which this model cannot verify exactly")
+        if self.searching:
+            need_branches("clasp", state)
         self._search(state)
-
-    def choose(self) -> Plan | None:
-        """The plan found last."""
-        return self.plan
-
-    def wants(self) -> int:
-        """No trace."""
-        return 0
 
     def learn(self, state: State, done: Round) -> None:
         """Search again when it is time."""
@@ -115,7 +92,7 @@ class Clasp:
 
     def _search(self, state: State) -> None:
         self._rounds = 0
-        if not self._searching or not state.left:
+        if not self.searching or not state.left:
             return
         found = skip_exactly(round(self.layers * self.settings.skip_ratio), self.layers, state)
         self.searches += 1

@@ -35,6 +35,8 @@ RUN_TOLERANCE = 0.05
 # Newly seen tokens that make another candidate worth proposing: recording slows the passes it happens in, so few at
 # first, when the prompt's own confidences are fresh and candidates differ by their ratio, and more as trials get rarer.
 MOST_NEW_ROWS = 8
+# Ratios looked through for a plan other than the one just rejected; from the first to the least takes fewer.
+MOST_MOVES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ class ConfLayers:
     trials: Trials = field(init=False)
     _ratio: float = field(init=False)
     _given: Plan | None = None
-    _rows: torch.Tensor = field(default_factory=lambda: torch.empty(2, 0, 0))
+    _rows: torch.Tensor = field(init=False)
     _new: int = 0
     _started: bool = False
 
@@ -159,6 +161,7 @@ class ConfLayers:
         yes_or_no("fallback", self.fallback)
         self.trials = Trials(self.settings.interval, self.fallback, self.costs)
         self._ratio = self.settings.skip_ratio
+        self._rows = torch.empty(2, self.layers, 0)
         if not self.fallback:
             self.trials.incumbent = every_second_layer(self.layers)
 
@@ -184,8 +187,6 @@ class ConfLayers:
         if prefill is not None:
             self._rows = torch.empty(2, self.layers, 0)
             self._collect(prefill)
-        elif not self._rows.shape[1]:
-            self._rows = torch.empty(2, self.layers, 0)
 
     def choose(self) -> Plan | None:
         """The plan on trial, the incumbent, or None for plain decoding."""
@@ -231,12 +232,21 @@ class ConfLayers:
             self.status = Status.SETTLED
 
     def _candidate(self, confidences: torch.Tensor) -> Plan:
-        """The rule's plan, lambda adapted until the share skipped lies in the published band over the least ratio."""
-        if self.trials.finished:
-            least = 1 / max(self.layers - 2, 1)
-            self._ratio = min(self._ratio * 1.25, 0.75) if self.trials.last_won else self._ratio * 0.6
-            if self._ratio < least:
-                self._ratio = self.settings.skip_ratio
+        """The rule's plan, lambda adapted until the share skipped lies in the published band over the least ratio.
+
+        The ratio moves on while the plan is the one that was just rejected: on like scores it would lose again.
+        """
         seen = landscapes(confidences, self.settings, published=False)
-        self.lam, plan = fit_lambda(seen, self.lam, self._ratio)
+        for _ in range(MOST_MOVES):
+            self._move_ratio()
+            self.lam, plan = fit_lambda(seen, self.lam, self._ratio)
+            if plan != self.trials.rejected:
+                break
         return plan
+
+    def _move_ratio(self) -> None:
+        if not self.trials.finished:
+            return
+        self._ratio = min(self._ratio * 1.25, 0.75) if self.trials.last_won else self._ratio * 0.6
+        if self._ratio < 1 / max(self.layers - 2, 1):
+            self._ratio = self.settings.skip_ratio

@@ -13,7 +13,8 @@ from conflayers.body.contract import ATTENTION, LAYER, Run, Trace
 from conflayers.errors import InputError
 from conflayers.options import number, whole
 from conflayers.plan import Plan
-from conflayers.round import Round, State
+from conflayers.round import State
+from conflayers.selectors.searching import Searching, closeness, need_branches
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,49 +36,37 @@ class Settings:
         whole("context_window", self.context_window, 1)
 
 
-def attention_cosines(state: State, window: int, layers: int) -> list[float]:
+def attention_cosines(state: State, window: int) -> list[float]:
     """By layer, the mean cosine over the last tokens between the residual stream before and after its attention."""
     found: list[float] = []
 
     def step(index: int, states: torch.Tensor, run: Run) -> torch.Tensor:
         after = run(states, ATTENTION)
-        found.append(float(torch.cosine_similarity(states.float(), after.float(), dim=-1).mean()))
+        found.append(float(closeness(after, states)))
         return run(states, LAYER)
 
     length = state.body.length
     first = max(length - window, state.body.text_start)
     state.body.walk(state.tokens[first:length], 1, step)
-    assert len(found) == layers
     return found
 
 
 @dataclass(slots=True)
-class Cosine:
-    """One plan a prompt; one object per task.
+class Cosine(Searching):
+    """One plan a prompt; plain decoding where no attention can go.
 
     Attributes:
-        layers: decoder layers of the model.
         settings: see there.
-        plan: of the last prompt; None for plain decoding, where no attention can go.
     """
 
-    layers: int
     settings: Settings = field(default_factory=Settings)
-    plan: Plan | None = None
-    decisions: list[str] = field(default_factory=list)
-    _given: bool = False
-
-    def keep(self, plan: Plan) -> None:
-        """Use `plan` for every prompt."""
-        self.plan, self._given = plan, True
 
     def start(self, state: State, prefill: Trace | None) -> None:
         """Look at the prompt and decide."""
-        if self._given or not state.left:
+        if not self.searching or not state.left:
             return
-        if not state.body.trees:
-            raise InputError("method 'cosine' looks at the prompt in a pass of its own, which this model cannot take")
-        cosines = attention_cosines(state, self.settings.context_window, self.layers)
+        need_branches("cosine", state)
+        cosines = attention_cosines(state, self.settings.context_window)
         above = [i for i in range(1, self.layers - 1) if cosines[i] > self.settings.threshold]
         self.plan = Plan(attention=frozenset(above)) if above else None
         if self.plan is None:
@@ -85,14 +74,3 @@ class Cosine:
             self.decisions.append(
                 f"no attention above a cosine of {self.settings.threshold}: the highest is {best:.3f}"
             )
-
-    def choose(self) -> Plan | None:
-        """The prompt's plan."""
-        return self.plan
-
-    def wants(self) -> int:
-        """No trace."""
-        return 0
-
-    def learn(self, state: State, done: Round) -> None:
-        """Nothing."""

@@ -18,6 +18,7 @@ from conflayers.errors import InputError
 from conflayers.options import share, whole
 from conflayers.plan import FULL, Plan
 from conflayers.round import Round, State
+from conflayers.selectors.searching import Searching, closeness, need_branches
 
 # Weights are ratios of times, rounded and capped; cells less like the whole model than this are given up; and draft
 # lengths up to this are considered: as in the released code.
@@ -81,7 +82,7 @@ def measure(state: State) -> Times:
             split = run(split, part)
             float(split.sum())  # waits for the device
             seconds[part] += time.perf_counter() - begun
-        if not _closeness(split, whole) > LIKE_THE_LAYER:
+        if not closeness(split, whole) > LIKE_THE_LAYER:
             raise InputError(
                 f"method 'knapspec' takes sublayers one after the other, and in layer {index} of this model attention "
                 "and MLP run side by side: use 'clasp', which skips whole layers"
@@ -122,11 +123,11 @@ class Knapsack:
 
     def _sublayer(self, states: torch.Tensor, ran: torch.Tensor, weight: int, *, may_skip: bool) -> torch.Tensor:
         target = ran[:1]  # cell 0 has skipped nothing
-        run_score = _closeness(ran, target).masked_fill(~self.alive, -2.0)
+        run_score = closeness(ran, target).masked_fill(~self.alive, -2.0)
         skip_score = torch.full_like(run_score, -2.0)
         source = (torch.arange(len(states), device=states.device) - weight).clamp(min=0)
         if may_skip:
-            came = _closeness(states, target).masked_fill(~self.alive, -2.0)[source]
+            came = closeness(states, target).masked_fill(~self.alive, -2.0)[source]
             skip_score[weight:] = came[weight:]
         skips = skip_score > run_score
         best = torch.maximum(run_score, skip_score)
@@ -143,11 +144,6 @@ class Knapsack:
                 (mlp if index % 2 else attention).add(index // 2)
                 cell -= self.weights[index % 2]
         return Plan(frozenset(attention), frozenset(mlp))
-
-
-def _closeness(states: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """[branches]: mean cosine with the target over the tokens."""
-    return torch.cosine_similarity(states.float(), target.float(), dim=-1).mean(-1)
 
 
 def tokens_per_time(acceptance: float, plan: Plan, layers: int, times: Times) -> float:
@@ -186,49 +182,31 @@ def solve(state: State, tokens: int, layers: int, budget: float) -> tuple[Plan, 
 
 
 @dataclass(slots=True)
-class KnapSpec:
-    """One object per task.
+class KnapSpec(Searching):
+    """The search every so many verifications.
 
     Attributes:
-        layers: decoder layers of the model.
         settings: see there.
-        plan: found last; None for plain decoding, and before the first search.
         searches: how many there were.
     """
 
-    layers: int
     settings: Settings = field(default_factory=Settings)
-    plan: Plan | None = None
     searches: int = 0
-    decisions: list[str] = field(default_factory=list)
-    _searching: bool = True
     _rounds: int = 0
     _tokens: int = 0
 
-    def keep(self, plan: Plan) -> None:
-        """Use `plan` and search no more."""
-        self.plan, self._searching = plan, False
-
     def start(self, state: State, prefill: Trace | None) -> None:
         """A new text: search on it after a few rounds."""
-        if self._searching and not state.body.trees:
-            raise InputError("method 'knapspec' runs its branches as a tree, which this model cannot verify exactly")
+        if self.searching:
+            need_branches("knapspec", state)
         self._rounds = self._tokens = 0
-
-    def choose(self) -> Plan | None:
-        """The plan found last."""
-        return self.plan
-
-    def wants(self) -> int:
-        """No trace."""
-        return 0
 
     def learn(self, state: State, done: Round) -> None:
         """Collect the tokens of a few rounds, search, and do so again when it is time."""
         self._rounds += 1
         if self._rounds <= self.settings.rounds:
             self._tokens += done.kept
-        if self._rounds == self.settings.rounds and self._searching:
+        if self._rounds == self.settings.rounds and self.searching and state.left:
             plan, acceptance = solve(state, self._tokens, self.layers, self.settings.budget)
             self.plan = None if plan == FULL else plan
             self.searches += 1

@@ -17,6 +17,7 @@ from conflayers.errors import InputError
 from conflayers.options import share, whole
 from conflayers.plan import Plan
 from conflayers.round import Round, State
+from conflayers.selectors.searching import Searching
 from conflayers.selectors.teacher_forced import matchness
 from conflayers.selectors.uniform import candidates, from_bits, sublayers, uniform_plan
 
@@ -58,25 +59,18 @@ class Settings:
 
 
 @dataclass(slots=True)
-class Swift:
-    """One search, one object per task.
+class Swift(Searching):
+    """The search after every round; the best plan so far is in use, a uniform one at first.
 
     Attributes:
-        layers: decoder layers of the model.
         settings: see there.
-        plan: the best so far; uniform at first.
-        score: what it scored; 0 before the first.
-        searching: whether the search goes on.
+        score: what the plan scored; 0 before the first candidate.
         iterations: candidates scored.
     """
 
-    layers: int
     settings: Settings = field(default_factory=Settings)
-    plan: Plan = field(init=False)
     score: float = 0.0
-    searching: bool = True
     iterations: int = 0
-    decisions: list[str] = field(default_factory=list)
     _since_better: int = 0
     _source: random.Random = field(init=False)
     _optimizer: Any = None
@@ -85,26 +79,14 @@ class Swift:
         self.plan = uniform_plan(self.layers, self.settings.skip_ratio)
         self._source = random.Random(self.settings.plan_seed)
 
-    def keep(self, plan: Plan) -> None:
-        """Use `plan` and search no more."""
-        self.plan, self.searching = plan, False
-
     def start(self, state: State, prefill: Trace | None) -> None:
         """The search goes on from one prompt to the next."""
         if state.left and self.searching and self.settings.bayes_interval and self._optimizer is None:
             self._optimizer = _optimizer(self.layers, self.settings)
 
-    def choose(self) -> Plan | None:
-        """The best plan so far; plain decoding is no choice here."""
-        return self.plan
-
-    def wants(self) -> int:
-        """No trace."""
-        return 0
-
     def learn(self, state: State, done: Round) -> None:
         """Score one more candidate, once there is text to score it on."""
-        if not self.searching or state.generated <= self.settings.context_window + 1:
+        if not self.searching or not state.left or state.generated <= self.settings.context_window + 1:
             return
         self.iterations += 1
         self._since_better += 1

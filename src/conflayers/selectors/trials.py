@@ -37,6 +37,7 @@ class Trials:
         incumbent: the plan in use, None for plain decoding.
         trial: the plan on trial, if any.
         finished, last_won: trials so far, and whether the last one was adopted.
+        rejected: the plan that lost last, if any.
         decisions: what became of every trial and every incumbent, in words.
     """
 
@@ -47,6 +48,7 @@ class Trials:
     trial: Plan | None = None
     finished: int = 0
     last_won: bool = False
+    rejected: Plan | None = None
     decisions: list[str] = field(default_factory=list)
     _running: Yield = field(default_factory=Yield)  # of the trial, or of the incumbent since its last review
     _standing: Yield = field(default_factory=Yield)  # of the incumbent up to its last review
@@ -115,6 +117,7 @@ class Trials:
             self.incumbent, self._standing = trial, self._running
             self._wait = self.length
         else:
+            self.rejected = trial
             self.costs.forget(trial)
             self._wait = min(2 * self._wait, LONGEST_WAIT)
         self.trial, self._running, self._certain, self._since = None, Yield(), False, 0

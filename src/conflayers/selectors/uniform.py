@@ -2,6 +2,7 @@
 
 import random
 
+from conflayers.options import share, whole
 from conflayers.plan import Plan
 
 
@@ -10,27 +11,36 @@ def candidates(layers: int) -> range:
     return range(1, layers - 1)
 
 
-def uniform_plan(layers: int, skip_ratio: float) -> Plan:
+def uniform_plan(layers: int, skip_ratio: float = 0.4) -> Plan:
     """Whole layers at equal distances.
 
     Args:
         layers: decoder layers of the model.
         skip_ratio: share of the candidate layers to skip, 0 to 1; rounded to whole layers.
+
+    Raises:
+        InputError: a value out of range.
     """
+    share("skip_ratio", skip_ratio)
     choice = candidates(layers)
     count = round(len(choice) * skip_ratio)
     return Plan.layers(choice[int((i + 0.5) * len(choice) / count)] for i in range(count))
 
 
-def random_plan(layers: int, skip_ratio: float, seed: int) -> Plan:
+def random_plan(layers: int, skip_ratio: float = 0.4, plan_seed: int = 0) -> Plan:
     """Sublayers drawn at random, attention and MLP alike.
 
     Args:
         layers: decoder layers of the model.
         skip_ratio: share of the candidate sublayers to skip, 0 to 1; rounded to whole sublayers.
-        seed: the same one draws the same plan.
+        plan_seed: the same one draws the same plan.
+
+    Raises:
+        InputError: a value out of range.
     """
-    return sublayers(random.Random(seed), layers, round(2 * len(candidates(layers)) * skip_ratio))
+    share("skip_ratio", skip_ratio)
+    whole("plan_seed", plan_seed, 0)
+    return sublayers(random.Random(plan_seed), layers, round(2 * len(candidates(layers)) * skip_ratio))
 
 
 def sublayers(source: random.Random, layers: int, count: int) -> Plan:
