@@ -22,7 +22,7 @@ from conflayers.methods import build_method, check_names, check_task
 from conflayers.multimodal import Encoded
 from conflayers.plan import Plan, load_plan, read_plan, save_plan
 from conflayers.prompts import Prompt, encode
-from conflayers.round import Method
+from conflayers.round import Method, Selector
 from conflayers.stats import Stats
 from conflayers.stream import Result as Result
 from conflayers.stream import Stream as Stream
@@ -62,16 +62,16 @@ class Llm:
         self.body = PortableBody(model)
         self.differences = self_test(self.body)
 
-    def task(self, method: str = "conflayers", plan: PlanSource = None, **options: Any) -> Method:
+    def task(self, method: str | Selector = "conflayers", plan: PlanSource = None, **options: Any) -> Method:
         """A method with its memory, to be given to several requests of one kind.
 
         What it learns from one request (plan, costs, what was rejected) serves the next. `generate` makes a fresh one
         for each request that is given none.
 
         Args:
-            method: one of `conflayers methods`.
+            method: one of `conflayers methods`, or a selector of your own: an object as `conflayers.round.Selector`.
             plan: a plan, or the file of a saved one or what is in it: it is used and the search is off.
-            options: the method's own.
+            options: the method's own; with a selector, those for drafts.
 
         Raises:
             InputError: no such method or option. PlanError: the plan is unreadable or for another model.
@@ -103,9 +103,9 @@ class Llm:
         Args:
             prompt: a text (put into the model's chat template where there is one), a list of chat messages, with
                 images for a model that takes them, token ids, or the inputs that a processor or tokenizer put out.
-            arguments: `method` and its options or a `task`; `plan`; `max_new_tokens` (256, or what the context still
-                has room for); `chat` (True or False to insist on the chat template or on none); `stop_strings` (the
-                text ends where one of them is complete); and how tokens are chosen: every field of
+            arguments: `method` (a name or a selector) and its options or a `task`; `plan`; `max_new_tokens` (256, or
+                what the context still has room for); `chat` (True or False to insist on the chat template or on none);
+                `stop_strings` (the text ends where one of them is complete); and how tokens are chosen: every field of
                 `conflayers.choice.Choice`, such as `temperature`, `top_p` and `seed`.
 
         Raises:
@@ -120,7 +120,7 @@ class Llm:
         self,
         prompt: Prompt,
         *,
-        method: str | None = None,
+        method: str | Selector | None = None,
         task: Method | None = None,
         plan: PlanSource = None,
         max_new_tokens: int | None = None,
@@ -133,8 +133,9 @@ class Llm:
         Everything that can be wrong with the arguments is raised here, before the first piece is asked for.
         """
         choice, options = split_choice(options)
+        wanted = "conflayers" if method is None else method
         if task is None:
-            check_names(method or "conflayers", options, REQUEST_OPTIONS)
+            check_names(wanted, options, REQUEST_OPTIONS)
         else:
             check_task(task, method, plan, options)
             self.check_task(task)
@@ -143,7 +144,7 @@ class Llm:
         check_inputs(self.model, encoded.inputs)
         ids = encoded.ids
         count = self._new_tokens(len(ids), max_new_tokens)
-        chosen = task or self.task(method or "conflayers", plan, **options)
+        chosen = task or self.task(wanted, plan, **options)
         choice.check_length(count)
         settings = choice.settings()
         processors = logits_processors(self.model, len(ids), self.body.vocab_size, settings, choice.logits_processor)

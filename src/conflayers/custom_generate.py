@@ -23,7 +23,7 @@ from conflayers.generate_request import Request, check_dropped, check_settings, 
 from conflayers.generate_stops import Strings, stop_strings_apart, tokenizer_given, with_stop_strings
 from conflayers.methods import build_method, check_task
 from conflayers.plan import FULL
-from conflayers.round import Method
+from conflayers.round import Method, Selector
 from conflayers.sampling import Sampler
 from conflayers.stats import Stats
 
@@ -56,7 +56,7 @@ class SelfSpeculative:
 
     def __init__(
         self,
-        method: str | None = None,
+        method: str | Selector | None = None,
         plan: PlanSource = None,
         task: Method | None = None,
         seed: int | None = None,
@@ -67,11 +67,11 @@ class SelfSpeculative:
     ) -> None:
         if misplaced := sorted(method_options.keys() & set(SETTINGS)):
             raise InputError(f"{', '.join(misplaced)}: give how tokens are chosen to generate() itself")
+        wanted = "conflayers" if method is None else method
         if task is not None:
             check_task(task, method, plan, method_options)
-        else:
-            # What can be seen to be wrong without a model is said now.
-            build_method(method or "conflayers", 1, None if plan is None else FULL, **method_options)
+        else:  # what can be seen to be wrong without a model is said now
+            build_method(wanted, 1, None if plan is None else FULL, **method_options)
         Choice(do_sample=True, seed=seed, acceptance=acceptance)
         if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
             raise InputError(f"streamer must have put() and end(), as transformers' own, not {streamer!r}")
@@ -80,7 +80,7 @@ class SelfSpeculative:
         self.streamer = streamer
         _, self.tokenizer = processor_and_tokenizer(tokenizer)
         self._task = task
-        self._method: dict[str, Any] = {"method": method or "conflayers", "plan": plan, **method_options}
+        self._method: dict[str, Any] = {"method": wanted, "plan": plan, **method_options}
         self._seed, self._acceptance = seed, acceptance
         self._llm: Llm | None = None
         self._driven: tuple[Any, ...] = ()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from conflayers.body.contract import Body, Pass
 from conflayers.draft import MOST_SIBLINGS, Draft
+from conflayers.errors import InputError
+from conflayers.plan import Plan
 from conflayers.round import Method, Round, State, Stop
 from conflayers.sampling import Sampler
 from conflayers.stats import Stats
@@ -41,6 +43,7 @@ def decode(
 
     Raises:
         DraftError: the method's drafter proposed what cannot be verified.
+        InputError: the method's selector chose something that is no plan.
     """
     selector, clock = method.selector, _forward(clock)
     begun = clock()
@@ -70,6 +73,8 @@ def decode(
 def _round(state: State, method: Method, stats: Stats, clock: Clock) -> tuple[Round, tuple[int, ...]]:
     begun = clock()
     plan = method.selector.choose()
+    if plan is not None and not isinstance(plan, Plan):
+        raise InputError(f"{type(method.selector).__name__}.choose() must return a Plan or None, not {plan!r}")
     record = method.selector.wants()
     started = clock()
     draft = method.drafter.draft(state, plan) if plan is not None else Draft()

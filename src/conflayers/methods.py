@@ -10,7 +10,7 @@ from conflayers.drafters.build import DRAFTER_OPTIONS as DRAFTER_OPTIONS
 from conflayers.drafters.build import build_drafter
 from conflayers.errors import InputError
 from conflayers.plan import Plan
-from conflayers.round import Method, Selector
+from conflayers.round import Method, Selector, check_selector
 from conflayers.selectors import clasp, conflayers, cosine, knapspec, swift
 from conflayers.selectors.conflayers_published import PublishedConfLayers
 from conflayers.selectors.fixed import Fixed
@@ -212,13 +212,15 @@ METHODS: dict[str, Entry] = {
 }
 
 
-def build_method(name: str, layers: int, plan: Plan | None = None, /, **options: Any) -> Method:
-    """A method ready to decode with, for a model of `layers` decoder layers.
+def build_method(name: str | Selector, layers: int, plan: Plan | None = None, /, **options: Any) -> Method:
+    """A method ready to decode with, by its name or around a selector, for a model of `layers` decoder layers.
 
     Raises:
         InputError: no such method, an option it does not have, or a value out of range; the message says what there is.
         PlanError: the plan does not fit.
     """
+    if not isinstance(name, str):
+        return own_method(name, layers, plan, options)
     if name not in METHODS:
         near = get_close_matches(str(name), METHODS, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -233,7 +235,23 @@ def build_method(name: str, layers: int, plan: Plan | None = None, /, **options:
     return Method(name, drafter, entry.build(costs, layers, plan, options), costs)
 
 
-def check_task(task: object, method: str | None, plan: object, options: Mapping[str, Any]) -> None:
+def own_method(selector: Selector, layers: int, plan: Plan | None, options: Options) -> Method:
+    """A method around a selector of one's own, under the name of its class; `options` are the drafter's.
+
+    All it has learnt is in the object: given once more, it goes on from there.
+
+    Raises:
+        InputError: it is no selector, or comes with a plan or with options that are not the drafter's.
+    """
+    check_names(selector, options)
+    kind = type(selector).__name__
+    if plan is not None:
+        raise InputError(f"the selector {kind} names the plans itself: leave out plan, or use method 'fixed' with it")
+    costs = Costs(layers)
+    return Method(kind, build_drafter(options, costs, {}), selector, costs)
+
+
+def check_task(task: object, method: object, plan: object, options: Mapping[str, Any]) -> None:
     """Raise InputError if `task` is none, or comes together with what it already has."""
     if method is not None or plan is not None or options:
         raise InputError("a task already has its method, plan and options: give either a task or these")
@@ -241,21 +259,25 @@ def check_task(task: object, method: str | None, plan: object, options: Mapping[
         raise InputError(f"task must come from Llm.task, not {task!r}")
 
 
-def check_names(method: str, options: Iterable[str], others: Iterable[str] = ()) -> None:
+def check_names(method: str | Selector, options: Iterable[str], others: Iterable[str] = ()) -> None:
     """Refuse options that a method does not have.
 
     Args:
-        method: one of the table; any other is left to `build_method` to refuse.
+        method: one of the table, or a selector; any other name is left to `build_method` to refuse.
         options: names to check.
         others: names that are known beside the method's own, to be suggested where they are meant.
 
     Raises:
-        InputError: it names the option, and what may be meant.
+        InputError: it names the option, and what may be meant; or what a selector lacks.
     """
-    if method not in METHODS:
+    if not isinstance(method, str):
+        check_selector(method)
+        method, allowed = type(method).__name__, DRAFTER_OPTIONS
+    elif method not in METHODS:
         return
-    entry = METHODS[method]
-    allowed = {**entry.options, **(DRAFTER_OPTIONS if entry.drafts else {})}
+    else:
+        entry = METHODS[method]
+        allowed = {**entry.options, **(DRAFTER_OPTIONS if entry.drafts else {})}
     for option in options:
         if option in allowed:
             continue

@@ -8,6 +8,7 @@ from conflayers.acceptance import Verdict, cut_at_end
 from conflayers.body.contract import Body, Trace
 from conflayers.costs import Costs
 from conflayers.draft import Draft
+from conflayers.errors import InputError
 from conflayers.plan import ModelIdentity, Plan
 from conflayers.sampling import Sampler
 
@@ -117,6 +118,24 @@ class Selector(Protocol):
 
     def learn(self, state: State, done: Round) -> None:
         """See what the round did."""
+
+
+def check_selector(given: object) -> None:
+    """Raise InputError, which says what is missing, unless `given` has every part of a `Selector`."""
+    if isinstance(given, Method):
+        raise InputError("method is a task, as Llm.task returns it: give it as task=")
+    parts = ("start", "choose", "wants", "learn")
+    missing = [f"{part}()" for part in parts if not callable(getattr(given, part, None))]
+    if len(missing) == len(parts):
+        raise InputError(
+            "method must be a name of the table or a selector, an object with start(), choose(), wants() and learn() "
+            f"as in conflayers.round.Selector, not {given!r}"
+        )
+    name = given.__name__ if isinstance(given, type) else type(given).__name__
+    if missing:
+        raise InputError(f"the selector {name} lacks {', '.join(missing)}: see conflayers.round.Selector")
+    if isinstance(given, type):
+        raise InputError(f"method is the class {name} itself: give an object of it, method={name}(...)")
 
 
 @dataclass(frozen=True, slots=True)
