@@ -11,7 +11,7 @@ from conflayers.drafters.build import build_drafter
 from conflayers.errors import InputError
 from conflayers.plan import Plan
 from conflayers.round import Method, Selector, check_selector
-from conflayers.selectors import clasp, conflayers, cosine, knapspec, swift
+from conflayers.selectors import clasp, conflayers, cosine, draft_verify, knapspec, swift
 from conflayers.selectors.conflayers_published import PublishedConfLayers
 from conflayers.selectors.fixed import Fixed
 from conflayers.selectors.searching import Searching
@@ -79,7 +79,10 @@ COSINE_OPTIONS = {
     "threshold": "an attention is skipped above this cosine of what goes in and comes out (0.985)",
     "context_window": "tokens of the prompt's end that are looked at (32)",
 }
-
+DRAFT_VERIFY_OPTIONS = {
+    "max_iterations": "candidates that `conflayers search` scores at most (1000)",
+    "plan_seed": "of everything random in that search (1)",
+}
 
 # Settings of transformers' `generate` that people try here.
 _ELSEWHERE = "give it to model.generate(..., custom_generate=conflayers.SelfSpeculative())"
@@ -105,6 +108,17 @@ def _vanilla(costs: Costs, layers: int, plan: Plan | None, options: Options) -> 
 def _fixed(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
     if plan is None:
         raise InputError("method 'fixed' needs a plan")
+    return Fixed(plan)
+
+
+def _draft_verify(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
+    draft_verify.Settings(**options)
+    if plan is None:
+        raise InputError(
+            "method 'draft-verify' drafts by a plan that is found beforehand: run `conflayers search MODEL --method "
+            "draft-verify --data FILE --budget SECONDS --out plan.json`, then give it the plan"
+        )
+    _nothing_idle(plan, options)
     return Fixed(plan)
 
 
@@ -193,6 +207,13 @@ METHODS: dict[str, Entry] = {
         "arXiv 2410.01028",
         _searching(cosine.Cosine, cosine.Settings),
         COSINE_OPTIONS,
+        drafting={"draft_length": "adaptive", "tree": "none"},
+    ),
+    "draft-verify": Entry(
+        "drafts by a plan that `conflayers search` found beforehand, by Bayesian optimisation of the measured speed",
+        "arXiv 2309.08168",
+        _draft_verify,
+        DRAFT_VERIFY_OPTIONS,
         drafting={"draft_length": "adaptive", "tree": "none"},
     ),
     "uniform": Entry(

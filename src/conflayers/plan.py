@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,15 @@ class ModelIdentity:
     weights_digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """A plan as in its file: with the model it is for, and how it was found."""
+
+    plan: Plan
+    model: ModelIdentity
+    provenance: dict[str, Any]
+
+
 def save_plan(path: str | os.PathLike[str], plan: Plan, model: ModelIdentity, provenance: dict[str, Any]) -> None:
     """Write a plan with the model it is for and how it was found. The file appears whole or not at all.
 
@@ -134,6 +143,28 @@ def load_plan(path: str | os.PathLike[str], model: ModelIdentity) -> Plan:
         PlanError: the file is unreadable, damaged, of another version, or for another model; the message says which.
     """
     return read_plan(_read_document(Path(path)), model, path)
+
+
+def read_saved(path: str | os.PathLike[str]) -> SavedPlan:
+    """Read a saved plan with all that is in its file, whatever model it is for.
+
+    Raises:
+        PlanError: the file is unreadable, damaged or of another version; the message says which.
+    """
+    document = _read_document(Path(path))
+    given = document.get("model")
+    if not isinstance(given, dict):
+        raise PlanError(f"{path} is not a plan file: it does not describe a model")
+    kinds = {item.name: item.type for item in fields(ModelIdentity)}
+    _same_keys(path, "'model'", set(given), set(kinds))
+    wrong = [name for name, kind in kinds.items() if type(given[name]) is not kind]
+    if wrong:
+        raise PlanError(f"{path} does not describe its model: {wrong[0]} is {given[wrong[0]]!r}")
+    model = ModelIdentity(**given)
+    plan = read_plan(document, model, path)
+    if not isinstance(document["provenance"], dict):
+        raise PlanError(f"{path}: provenance must be an object")
+    return SavedPlan(plan, model, document["provenance"])
 
 
 def read_plan(document: Mapping[str, Any], model: ModelIdentity, path: str | os.PathLike[str] = "the plan") -> Plan:

@@ -7,7 +7,8 @@ from conflayers import Llm, Plan
 from conflayers.methods import METHODS
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
-NEEDS = {"fixed": {"plan": Plan.layers([2, 3, 6])}}
+GIVEN = {"plan": Plan.layers([2, 3, 6])}
+NEEDS = {"fixed": GIVEN, "draft-verify": GIVEN}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from conflayers.cli.export import run as export
 from conflayers.cli.generate import run as generate
 from conflayers.cli.inspect import run as inspect
 from conflayers.cli.methods import run as methods
+from conflayers.cli.plans import app as plans
+from conflayers.cli.search import run as search
 from conflayers.errors import ConfLayersError
 
 
@@ -46,6 +48,8 @@ app.command("methods")(methods)
 app.command("inspect")(inspect)
 app.command("demo")(demo)
 app.command("export")(export)
+app.command("search")(search)
+app.add_typer(plans, name="plans")
 
 
 def _show_version(wanted: bool) -> None:

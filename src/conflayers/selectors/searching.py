@@ -30,6 +30,10 @@ class Searching:
         """Use `plan` and search no more."""
         self.plan, self.searching = plan, False
 
+    def resume(self, plan: Plan) -> None:
+        """Use `plan`, which an earlier search found, and go on searching."""
+        self.plan = plan
+
     def start(self, state: State, prefill: Trace | None) -> None:
         """Nothing to prepare."""
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conflayers.body.contract import Trace
-from conflayers.errors import InputError
 from conflayers.options import share, whole
 from conflayers.plan import Plan
 from conflayers.round import Round, State
+from conflayers.selectors.bayesian import coordinates, optimizer, point
 from conflayers.selectors.searching import Searching
 from conflayers.selectors.teacher_forced import matchness
 from conflayers.selectors.uniform import candidates, from_bits, sublayers, uniform_plan
@@ -74,15 +74,27 @@ class Swift(Searching):
     _since_better: int = 0
     _source: random.Random = field(init=False)
     _optimizer: Any = None
+    _found_before: Plan | None = None
 
     def __post_init__(self) -> None:
         self.plan = uniform_plan(self.layers, self.settings.skip_ratio)
         self._source = random.Random(self.settings.plan_seed)
 
+    def resume(self, plan: Plan) -> None:
+        """Use `plan` and go on searching; it is scored before any other, so that only a better one replaces it."""
+        self.plan = self._found_before = plan
+
     def start(self, state: State, prefill: Trace | None) -> None:
         """The search goes on from one prompt to the next."""
         if state.left and self.searching and self.settings.bayes_interval and self._optimizer is None:
-            self._optimizer = _optimizer(self.layers, self.settings)
+            self._optimizer = optimizer(
+                self.layers,
+                kappa=KAPPA,
+                alpha=ALPHA,
+                seed=self.settings.plan_seed,
+                method="swift",
+                instead=", or set bayes_interval=0 for random candidates only",
+            )
 
     def learn(self, state: State, done: Round) -> None:
         """Score one more candidate, once there is text to score it on."""
@@ -94,7 +106,7 @@ class Swift(Searching):
         end = state.prompt + self.settings.context_window
         score = matchness(state, candidate, state.prompt, end)
         if self._optimizer is not None:
-            self._optimizer.register(params=_point(candidate, self.layers), target=score)
+            self._optimizer.register(params=point(candidate, self.layers), target=score)
         if score > self.score:
             self.plan, self.score, self._since_better = candidate, score, 0
         if self.score > self.settings.max_score:
@@ -110,42 +122,12 @@ class Swift(Searching):
         self.decisions.append(f"{self.plan}: search ended after {self.iterations} candidates ({why}; {found})")
 
     def _candidate(self) -> Plan:
+        if self._found_before is not None:
+            found, self._found_before = self._found_before, None
+            return found
         count = int(2 * len(candidates(self.layers)) * self.settings.skip_ratio)
         if self._optimizer is None or self.iterations % self.settings.bayes_interval:
             return sublayers(self._source, self.layers, count)
-        point = self._optimizer.suggest()
-        wanted = sorted(point, key=lambda name: point[name], reverse=True)[:count]
-        return from_bits(self.layers, [int(name[1:]) for name in wanted])
-
-
-def _optimizer(layers: int, settings: Settings) -> Any:
-    try:
-        from bayes_opt import BayesianOptimization
-        from bayes_opt.acquisition import UpperConfidenceBound
-    except ImportError as error:
-        raise InputError(
-            "method 'swift' proposes candidates with the package bayesian-optimization, which is not installed: "
-            "pip install 'conflayers[search]', or set bayes_interval=0 for random candidates only"
-        ) from error
-    names = [_name(i) for i in range(2 * len(candidates(layers)))]
-    optimizer = BayesianOptimization(
-        f=None,
-        pbounds=dict.fromkeys(names, (0.0, 1.0)),
-        acquisition_function=UpperConfidenceBound(kappa=KAPPA),
-        random_state=settings.plan_seed,
-        allow_duplicate_points=True,
-        verbose=0,
-    )
-    optimizer.set_gp_params(alpha=ALPHA)
-    return optimizer
-
-
-def _name(index: int) -> str:
-    return f"x{index:04d}"
-
-
-def _point(plan: Plan, layers: int) -> dict[str, float]:
-    """1 where a candidate sublayer is skipped, else 0."""
-    choice = candidates(layers)
-    skipped = [layer in plan.attention for layer in choice] + [layer in plan.mlp for layer in choice]
-    return {_name(index): float(bit) for index, bit in enumerate(skipped)}
+        values = coordinates(self._optimizer.suggest())
+        wanted = sorted(range(len(values)), key=lambda index: values[index], reverse=True)[:count]
+        return from_bits(self.layers, wanted)
