@@ -24,6 +24,7 @@ METHODS = {
     },
     "search": {"method": "conflayers", "interval": 2, "context_window": 4, "fallback": False, "draft_length": 3},
     "published search": {"method": "conflayers", "variant": "paper", "interval": 2, "context_window": 4},
+    "draft and verify": {"method": "draft-verify", "plan": PLAN, "confidence_stop": 0.05},
     "kept plan": {"method": "conflayers", "plan": PLAN, "draft_length": 3},
 }
 

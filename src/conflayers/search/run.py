@@ -55,7 +55,7 @@ class Outcome:
     @property
     def speedup(self) -> float | None:
         """Tokens a second by the plan over those of plain decoding; None where nothing was compared."""
-        return self.drafted.per_second / self.plain.per_second if self.plain.tokens and self.drafted.tokens else None
+        return self.drafted.per_second / self.plain.per_second if self.plain.per_second else None
 
 
 class Search:
@@ -107,7 +107,7 @@ class Search:
         if self.wanted.method == OFFLINE:
             self._score(limit)
         elif self.wanted.method in BLIND:
-            self.progress.plan = self._task().plan
+            self.progress.plan = _skipping(self._task().plan)
         elif not self.progress.ended:
             self._answer(limit)
         best = self.progress.plan or self._fastest_used()
@@ -156,7 +156,7 @@ class Search:
             self._show(f"prompt {done + 1}")
             ids = self.prompts[done % len(self.prompts)]
             self.llm.generate(ids, task=task, max_new_tokens=self._room(ids))
-            progress.prompts, progress.plan = done + 1, task.plan
+            progress.prompts, progress.plan = done + 1, _skipping(task.plan)
             self._decisions = task.decisions
             if not getattr(selector.inner, "searching", True):
                 progress.ended = True
@@ -219,7 +219,9 @@ class Search:
     def _warm_up(self) -> None:
         """Memory for the longest prompt, and a few tokens: whoever is measured first must not pay for all."""
         self.llm.body.reserve(max(len(ids) + self._room(ids) for ids in self.prompts))
-        self.llm.generate(self.prompts[0], method="vanilla", max_new_tokens=min(WARM_UP_TOKENS, self.wanted.tokens))
+        count = min(WARM_UP_TOKENS, self._room(self.prompts[0]))
+        for method in ("vanilla", "uniform"):
+            self.llm.generate(self.prompts[0], method=method, max_new_tokens=count)
 
     def _encoded(self, text: str, line: int) -> Ids:
         try:
@@ -250,3 +252,8 @@ class Search:
             "max_new_tokens": self.wanted.tokens,
             "chat": self.wanted.chat,
         }
+
+
+def _skipping(plan: Plan | None) -> Plan | None:
+    """To draft with the whole model is no plan."""
+    return plan if plan is not None and plan.skipped else None

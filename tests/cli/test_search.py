@@ -1,0 +1,140 @@
+import json
+from pathlib import Path
+
+import pytest
+
+import conflayers
+from conflayers.plan import load_plan, read_saved
+from conflayers.search import run as searching
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    file = tmp_path / "task.jsonl"
+    file.write_text('{"prompt": "the sky is"}\n{"turns": ["the sea", "and then"]}\n', encoding="utf-8")
+    return str(file)
+
+
+@pytest.fixture
+def search(run, model, data, tmp_path):
+    """Run a search that is over as soon as it may be."""
+
+    def invoke(*arguments: str, name: str = "plan.json"):
+        options = ("--budget", "0.001", "--max-new-tokens", "12", "--out", str(tmp_path / name))
+        return run("search", model, "--data", data, *options, *arguments)
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("draft-verify", ("--option", "plan_seed=2", "--option", "max_draft_tokens=3")),
+        ("swift", ("--option", "context_window=4", "--option", "bayes_interval=0")),
+        ("clasp", ("--option", "skip_ratio=0.4")),
+        ("conflayers", ("--option", "fallback=false")),
+        ("conflayers", ("--option", "variant=paper", "--option", "context_window=4")),
+        ("random", ()),
+    ],
+)
+def test_a_plan_is_found_saved_and_drafted_by(run, model, search, tmp_path, method, options):
+    result = search("--method", method, *options)
+
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout.splitlines()[-1])
+    saved = tmp_path / "plan.json"
+    assert document["saved"] == str(saved)
+    assert not saved.with_name("plan.json.progress").exists()
+    assert "plan saved to" in result.stderr
+    llm = conflayers.load(model)
+    plan = load_plan(saved, llm.body.identity)
+    assert plan.skipped
+    found = read_saved(saved).provenance
+    assert (found["method"], found["max_new_tokens"], found["budget_seconds"]) == (method, 12, 0.001)
+    assert found["data"]["name"] == "task.jsonl"
+    assert found["data"]["prompts"] == 2
+    assert len(found["data"]["sha256"]) == 64
+    assert found["seconds"] > 0
+    assert found["speedup"] == pytest.approx(found["tokens_per_second"] / found["plain_tokens_per_second"])
+    assert set(found["versions"]) >= {"conflayers", "torch", "transformers"}
+    assert found["date"][:2] == "20"
+    assert {name: document[name] for name in found} == found
+    texts = [
+        run("generate", model, "--prompt", "the sky", "--max-new-tokens", "20", *how).stdout
+        for how in (("--method", "vanilla"), ("--method", method, "--plan", str(saved)))
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_a_method_that_finds_nothing_saves_nothing_and_says_so(search, tmp_path):
+    result = search("--method", "cosine", "--option", "threshold=1.0")
+    assert result.exit_code == 1
+    assert "no plan saved: method 'cosine' ended at plain decoding" in result.stderr
+    document = json.loads(result.stdout.splitlines()[-1])
+    assert (document["plan"], document["saved"], document["fallback"]) == (None, None, True)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["task.jsonl"]
+
+
+def test_an_interrupted_search_says_how_to_go_on_and_does(search, tmp_path, monkeypatch):
+    compare = searching.Search._compare
+
+    def interrupted(self, plan):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(searching.Search, "_compare", interrupted)
+    result = search("--method", "draft-verify")
+    assert result.exit_code == 130
+    progress = tmp_path / "plan.json.progress"
+    assert f"what has been done is in {progress}. The same command goes on from there" in result.stderr
+    assert not (tmp_path / "plan.json").exists()
+    [[plan, _]] = json.loads(progress.read_text())["candidates"]
+
+    other = search("--method", "swift")
+    assert other.exit_code == 2
+    assert "another search, with method 'draft-verify', not 'swift'" in other.stderr
+
+    monkeypatch.setattr(searching.Search, "_compare", compare)
+    monkeypatch.setattr(searching.DraftVerifySearch, "ask", None)  # nothing is left to score
+    again = search("--method", "draft-verify")
+    assert again.exit_code == 0, again.stderr
+    assert "going on after" in again.stderr
+    document = json.loads(again.stdout.splitlines()[-1])
+    assert document["plan"] == plan
+    assert document["candidates"] == 1
+    assert not progress.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments", "complaint"),
+    [
+        ('{"prompt": "a"}\n{"promt": "b"}', (), "task.jsonl, line 2: the object must have either"),
+        ("", (), "there are no prompts in"),
+        ('{"prompt": "a"}', ("--method", "vanilla"), "method 'vanilla' has no plan to find"),
+        ('{"prompt": "a"}', ("--method", "fixed"), "method 'fixed' has no plan to find"),
+        ('{"prompt": "a"}', ("--option", "nothing=1"), "no option 'nothing'"),
+        ('{"prompt": "a"}', ("--budget", "-3"), "budget"),
+        ('{"prompt": "a"}', ("--out", "/nowhere/at/all.json"), "there is no folder"),
+        ('{"prompt": "a"}', ("--data", "/nowhere.jsonl"), "cannot read the prompts in /nowhere.jsonl"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_model_is_loaded(run, data, tmp_path, line, arguments, complaint):
+    Path(data).write_text(line + "\n", encoding="utf-8")
+    result = run(
+        "search", "/no/model", "--data", data, "--budget", "1", "--out", str(tmp_path / "plan.json"), *arguments
+    )
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+
+
+def test_the_plan_of_another_model_is_refused(run, other_model, search, tmp_path):
+    assert search("--method", "uniform").exit_code == 0
+    plan = str(tmp_path / "plan.json")
+    result = run("generate", other_model, "--prompt", "the sky", "--method", "draft-verify", "--plan", plan)
+    assert result.exit_code == 2
+    assert "was made for another model" in result.stderr
+
+
+def test_draft_verify_without_a_plan_says_how_to_find_one(run):
+    result = run("generate", "/no/model", "--prompt", "a", "--method", "draft-verify")
+    assert result.exit_code == 2
+    assert "conflayers search MODEL --method draft-verify" in result.stderr
