@@ -9,6 +9,7 @@ from conflayers.costs import Costs
 from conflayers.drafters.build import DRAFTER_OPTIONS as DRAFTER_OPTIONS
 from conflayers.drafters.build import build_drafter
 from conflayers.errors import InputError
+from conflayers.options import NOT_HERE
 from conflayers.plan import Plan
 from conflayers.round import Method, Selector, check_selector
 from conflayers.selectors import clasp, conflayers, cosine, draft_verify, knapspec, swift
@@ -82,20 +83,6 @@ COSINE_OPTIONS = {
 DRAFT_VERIFY_OPTIONS = {
     "max_iterations": "candidates that `conflayers search` scores at most (1000)",
     "plan_seed": "of everything random in that search (1)",
-}
-
-# Settings of transformers' `generate` that people try here.
-_ELSEWHERE = "give it to model.generate(..., custom_generate=conflayers.SelfSpeculative())"
-NOT_HERE = {
-    "num_beams": "one text is decoded at a time, without beams",
-    "num_return_sequences": "one text is decoded at a time; call once for each",
-    "streamer": f"iterate over Llm.stream(), or {_ELSEWHERE}",
-    "generation_config": f"name the settings themselves, or {_ELSEWHERE}",
-    "stopping_criteria": f"use stop_strings or max_new_tokens, or {_ELSEWHERE}",
-    "max_time": _ELSEWHERE,
-    "max_length": "say how many tokens are to be generated with max_new_tokens",
-    "max_tokens": "the name is max_new_tokens",
-    "stop": "the name is stop_strings",
 }
 
 

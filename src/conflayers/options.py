@@ -1,8 +1,22 @@
-"""Checks of option values: whatever cannot be honoured names the option and says what it takes."""
+"""Checks of options: whatever cannot be honoured names the option and says what it takes, or where it belongs."""
 
 from typing import Any
 
 from conflayers.errors import InputError
+
+# Settings of transformers' `generate` that people try here.
+_ELSEWHERE = "give it to model.generate(..., custom_generate=conflayers.SelfSpeculative())"
+NOT_HERE = {
+    "num_beams": "one text is decoded at a time, without beams",
+    "num_return_sequences": "one text is decoded at a time; call once for each",
+    "streamer": f"iterate over Llm.stream(), or {_ELSEWHERE}",
+    "generation_config": f"name the settings themselves, or {_ELSEWHERE}",
+    "stopping_criteria": f"use stop_strings or max_new_tokens, or {_ELSEWHERE}",
+    "max_time": _ELSEWHERE,
+    "max_length": "say how many tokens are to be generated with max_new_tokens",
+    "max_tokens": "the name is max_new_tokens",
+    "stop": "the name is stop_strings",
+}
 
 
 def whole(name: str, value: Any, least: int) -> None:
