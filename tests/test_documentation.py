@@ -1,4 +1,4 @@
-"""Every example of the README and of the guide runs, on tiny models in place of those it names."""
+"""Every example of the README and of the pages runs, on tiny models in place of those it names."""
 
 import re
 import shlex
@@ -12,9 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from conflayers.cli import app
+from conflayers.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/guide.md")
+PAGES = ("README.md", "docs/guide.md", "docs/methods.md")
 # Lines of shell that are not `conflayers`: each is what a continuous integration run or another test does.
 ELSEWHERE = ("make demo", "make test")
 
@@ -65,7 +66,7 @@ def test_every_example_runs(page, models, tmp_path, monkeypatch):
         code = replaced(text, models)
         if language == "python":
             exec(compile(code, page, "exec"), names)
-        else:
+        elif language != "text":
             assert language == "sh"
             run_shell(code)
 
@@ -74,3 +75,14 @@ def test_there_are_examples_of_every_door():
     guide = "".join(text for _, text in blocks("docs/guide.md"))
     doors = ("load(", ".generate(", ".stream(", "SelfSpeculative(", "pipeline(", "conflayers export", "AutoProcessor")
     assert all(door in guide for door in doors)
+
+
+def test_every_method_has_its_section_with_every_option():
+    page = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (\S+)$(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    for name, entry in METHODS.items():
+        parts = [f"**{part}.**" for part in ("Idea", "Rule", "Options", "Cost", "Source", "Changed")]
+        parts += [f"`{option}`" for option in entry.options]
+        missing = [part for part in parts if part not in sections[name]]
+        assert not missing, f"docs/methods.md, {name}: {missing}"
+        assert entry.source in sections[name]
