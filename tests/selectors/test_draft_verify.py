@@ -46,7 +46,7 @@ def test_candidates_never_repeat_never_skip_nothing_and_leave_the_ends_alone():
 
 
 def test_skipped_is_what_the_optimiser_puts_above_a_half(monkeypatch):
-    values = [0.5, 0.50001, 1.0, 0.0, 0.49, 0.9]  # attentions of layers 1 to 3, then their MLPs
+    values = [0.5, 0.50001, 1.0, 0.7, 0.49, 0.9]  # attentions of layers 1 to 3, then their MLPs
 
     class Optimizer:
         def register(self, **seen):
@@ -58,7 +58,7 @@ def test_skipped_is_what_the_optimiser_puts_above_a_half(monkeypatch):
     monkeypatch.setattr("conflayers.selectors.draft_verify.optimizer", lambda layers, **settings: Optimizer())
     search = DraftVerifySearch(5, memory=[(plan, 1.0) for plan in first_probes(5)])
 
-    assert search.ask() == Plan(attention=frozenset([2, 3]), mlp=frozenset([3]))
+    assert search.ask() == Plan(attention=frozenset([2, 3]), mlp=frozenset([1, 3]))
 
 
 def test_a_search_goes_on_from_its_memory_as_if_it_had_not_stopped():
