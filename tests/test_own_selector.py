@@ -158,7 +158,7 @@ def test_what_does_not_go_with_it_is_refused_by_name(llm, arguments, complaint):
         (build_method("vanilla", 12), "method is a task, as Llm.task returns it: give it as task="),
         ("", "no method ''"),
     ],
-    ids=str,
+    ids=["number", "list", "plan", "deaf object", "deaf class", "class", "task", "no name"],
 )
 def test_what_is_no_method_is_refused_at_every_door(llm, given, complaint):
     doors = (llm.task, lambda method: llm.generate(PROMPT, method=method), conflayers.SelfSpeculative)
