@@ -26,8 +26,8 @@ class Wanted:
     Attributes:
         method: of the table.
         options: the method's own.
-        budget: seconds, more than 0, those before an interruption included. One candidate or prompt and one comparison
-            are made in any case.
+        budget: seconds, more than 0, those before an interruption included and those of loading and warming up not. One
+            candidate or prompt and one comparison are made in any case.
         max_new_tokens: of each prompt, 1 or more; by default 32 for Draft & Verify as in its paper, and for others 256,
             or what the context has room for.
         chat: whether prompts go into the chat template; by default where there is one.

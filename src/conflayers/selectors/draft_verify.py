@@ -2,8 +2,8 @@
 
 Whether to skip each attention and each MLP is a variable between 0 and 1, skipped above a half. The objective is what
 counts in the end: the speed of really drafting and verifying on a few prompts of the task, which Bayesian optimisation
-maximises candidate by candidate (section 3.2 of the paper). Decoding then drafts by the best set, a chain that ends at
-the moving threshold of `drafters.length.AdaptiveThreshold`.
+maximises candidate by candidate. Decoding then drafts by the best set, a chain that ends at the moving threshold of
+`drafters.length.AdaptiveThreshold`.
 
 The values are those of the released code where it has any. The search here is an object that is asked for a plan and
 told its score. What it asks for follows from what it was told, so a list of plans and scores is all there is to keep,
