@@ -122,5 +122,39 @@ def test_a_row_is_never_free_and_keeps_its_price_while_all_passes_are_of_one_siz
     assert costs.row_known
     assert 0 < costs.row_seconds < 0.1
     passes(costs, 4, 14.0, times=30)
+    assert costs.row_seconds == pytest.approx((14 - 9) / (4 - 2))
     passes(costs, 1, 10.0, times=70)
-    assert costs.row_seconds == pytest.approx((14 - 10) / (4 - 1))
+    assert costs.row_seconds == pytest.approx((14 - 9) / (4 - 2))
+
+
+def test_what_a_mask_costs_is_not_taken_for_the_price_of_a_row():
+    costs = Costs(layers=2)
+    passes(costs, 1, 10.0, times=10)
+    passes(costs, 2, 13.0, times=10)
+    assert costs.row_seconds == pytest.approx(1.0)
+    passes(costs, 6, 13.4, times=10)
+    assert costs.row_seconds == pytest.approx(0.1)
+
+
+def test_an_error_shrinks_with_rounds_and_grows_with_their_difference():
+    costs, steady, uneven = measured(), Yield(), Yield()
+    for accepted in (0, 4):
+        steady.add(4, 2, 5)
+        uneven.add(4, accepted, 5)
+    long = Yield()
+    for _ in range(50):
+        long.add(4, 2, 5)
+
+    assert steady.speedup(PLAN, costs) == uneven.speedup(PLAN, costs)
+    assert 0 < long.error(PLAN, costs) < steady.error(PLAN, costs) < uneven.error(PLAN, costs)
+    assert Yield().error(PLAN, costs) == 0
+
+
+def test_later_rounds_displace_earlier_ones_beyond_a_limit():
+    kept, later = Yield(), Yield()
+    for _ in range(10):
+        kept.add(4, 4, 5)
+        later.add(2, 0, 3)
+    kept.merge(later, 15)
+
+    assert (kept.rounds, kept.accepted, kept.drafted) == (15, 20, 40)

@@ -1,5 +1,6 @@
 """What a draft step and a verification cost, measured while decoding, and what a plan is worth by these costs."""
 
+import math
 from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -12,10 +13,17 @@ from conflayers.plan import Plan
 RECENT = 15
 # Passes that the price of a row is taken from: enough to have seen several sizes, few enough to forget a bad day.
 SIZES = 64
+# ... and how many of them come between two reckonings of it: the price of a row hardly moves from one to the next.
+RECKONED = 8
 # A row is never taken to be free, whatever the clock says: this share of a plain step.
 LEAST_ROW = 0.003
+# What a row is taken to cost at most until passes of two sizes beyond one row are known, as a share of a plain step.
+DEAREST_ROW = 0.1
 # Passes dearer than this many times the typical one were disturbed.
 DISTURBED = 3.0
+
+# Of the tokens accepted a round, at least.
+LEAST_VARIANCE = 0.2
 
 Typical = Callable[[Iterable[float]], float]
 
@@ -25,13 +33,27 @@ def _recent() -> deque[float]:
 
 
 def _row_price(sizes: Iterable[tuple[int, float]], before: float | None) -> float | None:
-    """Seconds a row, by least squares over (rows, seconds); what it was `before` where all are of one size."""
+    """Seconds a row, by least squares over (rows, seconds); what it was `before` where all are of one size.
+
+    A pass over one row is cheaper than the line through the others tells, since it needs no mask. It counts only where
+    there is but one other size, and then the difference is not taken for the price of a row beyond reason.
+    """
     points = list(sizes)
     limit = DISTURBED * median(seconds for _, seconds in points)
     points = [(rows, seconds) for rows, seconds in points if seconds <= limit]
+    several = [(rows, seconds) for rows, seconds in points if rows > 1]
+    if len({rows for rows, _ in several}) > 1:
+        return _slope(several)
+    single = [seconds for rows, seconds in points if rows == 1]
+    if not single or not several:
+        return before
+    return min(_slope(points), DEAREST_ROW * median(single))
+
+
+def _slope(points: list[tuple[int, float]]) -> float:
     middle = sum(rows for rows, _ in points) / len(points)
     spread = sum((rows - middle) ** 2 for rows, _ in points)
-    return sum((rows - middle) * seconds for rows, seconds in points) / spread if spread else before
+    return sum((rows - middle) * seconds for rows, seconds in points) / spread
 
 
 @dataclass(slots=True)
@@ -49,7 +71,8 @@ class Costs:
     passes: dict[int, deque[float]] = field(default_factory=dict)
     rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
     _sizes: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SIZES))
-    _slope: float | None = None
+    _price: float | None = None
+    _unreckoned: int = 0
 
     def observe(
         self, plan: Plan | None, *, drafted: int, rows: int, kept: int, draft_seconds: float, verify_seconds: float
@@ -69,7 +92,7 @@ class Costs:
             self.passes.setdefault(rows, _recent()).append(verify_seconds)
             self.rounds.append((max(draft_seconds, 0.0) + verify_seconds, kept))
             self._sizes.append((rows, verify_seconds))
-            self._slope = _row_price(self._sizes, self._slope)
+            self._unreckoned += 1
 
     def forget(self, plan: Plan) -> None:
         """Drop what is known of a plan that is given up."""
@@ -95,14 +118,21 @@ class Costs:
         return sum(seconds for seconds, _ in self.rounds) / max(sum(kept for _, kept in self.rounds), 1)
 
     @property
+    def _row(self) -> float | None:
+        if self._unreckoned >= RECKONED or (self._price is None and self._unreckoned):
+            self._price, self._unreckoned = _row_price(self._sizes, self._price), 0
+        return self._price
+
+    @property
     def row_known(self) -> bool:
         """Whether passes of two sizes have been measured."""
-        return self._slope is not None
+        return self._row is not None
 
     @property
     def row_seconds(self) -> float:
         """What one more row adds to a verification, by the recent passes of all sizes; 0 until there are two sizes."""
-        return max(self._slope, LEAST_ROW * self.plain_step) if self._slope is not None else 0.0
+        price = self._row
+        return max(price, LEAST_ROW * self.plain_step) if price is not None else 0.0
 
     def verification(self, rows: float, typical: Typical = median) -> float:
         """Seconds of a pass of the whole model over `rows` tokens, between what was measured on either side.
@@ -149,10 +179,11 @@ class Costs:
 class Yield:
     """What rounds with one plan brought: counts only, their price comes from `Costs`."""
 
-    rounds: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    rows: int = 0
+    rounds: float = 0
+    drafted: float = 0
+    accepted: float = 0
+    rows: float = 0
+    squares: float = 0
 
     def add(self, drafted: int, accepted: int, rows: int) -> None:
         """Count one round: its draft steps, the tokens accepted and the rows verified."""
@@ -160,10 +191,25 @@ class Yield:
         self.drafted += drafted
         self.accepted += accepted
         self.rows += rows
+        self.squares += accepted**2
+
+    def merge(self, later: "Yield", most: float) -> None:
+        """Count later rounds too; of the earlier ones as many are forgotten as are more than `most` in all."""
+        kept = min(max(most - later.rounds, 0.0) / self.rounds, 1.0) if self.rounds else 0.0
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) * kept + getattr(later, name))
 
     def speedup(self, plan: Plan, costs: Costs) -> float:
         """Expected tokens per second over plain decoding's; 1 where nothing is known yet."""
         return self._speedup(self.accepted, plan, costs, median)
+
+    def error(self, plan: Plan, costs: Costs) -> float:
+        """The standard error of `speedup`, from how much the rounds differ."""
+        if not self.rounds:
+            return 0.0
+        mean = self.accepted / self.rounds
+        variance = max(self.squares / self.rounds - mean**2, 0.0) + LEAST_VARIANCE
+        return self.speedup(plan, costs) / (1 + mean) * math.sqrt(variance / self.rounds)
 
     def optimistic_speedup(self, plan: Plan, costs: Costs) -> float:
         """The same, were the acceptance as high as the few rounds so far allow for, and every round the fastest.

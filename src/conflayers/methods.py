@@ -1,7 +1,7 @@
 """The table of methods: what each is, where it comes from, and how it is put together."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,7 +14,9 @@ from conflayers.plan import Plan
 from conflayers.round import Method, Selector, check_selector
 from conflayers.selectors import clasp, conflayers, cosine, draft_verify, knapspec, swift
 from conflayers.selectors.conflayers_published import PublishedConfLayers
+from conflayers.selectors.conflayers_rule import RuleOnly
 from conflayers.selectors.fixed import Fixed
+from conflayers.selectors.rule import Settings
 from conflayers.selectors.searching import Searching
 from conflayers.selectors.uniform import random_plan, uniform_plan
 
@@ -47,16 +49,23 @@ class Entry:
 
 
 CONFLAYERS_OPTIONS = {
-    "variant": "'default', or 'paper' for the search and the drafts as published",
-    "unit": "'layer' as published, or 'sublayer' to skip attention and MLP separately",
-    "skip_ratio": "least share of the layers to skip at first, 0 to 1 (0.4)",
-    "interval": "rounds of a trial (16; paper 30)",
-    "context_window": "tokens whose confidences are averaged (32; paper 100)",
-    "max_iterations": "candidates tried before the search ends (100)",
-    "max_score": "variant 'paper': the search ends at this mean acceptance (0.95)",
-    "min_accepted": "variant 'paper': ... if also more tokens than this are accepted a round (4)",
-    "window": "the same window for every layer instead of the adaptive one",
-    "fallback": "decode plainly where drafts do not pay (True); not with variant 'paper'",
+    "variant": "'default' sets all by itself; 'paper' searches and drafts as published; 'rule' has lambda by hand",
+    "fallback": "'default': decode plainly where drafts do not pay (True)",
+    "interval": "rounds of a trial (16); 'paper': (30)",
+    "context_window": "tokens whose confidences are averaged (32); 'paper' and 'rule': (100)",
+    "unit": "'paper' and 'rule': 'layer' as published, or 'sublayer' to skip attention and MLP separately",
+    "window": "'paper' and 'rule': the same window for every layer instead of the adaptive one",
+    "lam": "'rule': lambda, higher skips less (0)",
+    "skip_ratio": "'paper': least share of the layers to skip, 0 to 1 (0.4)",
+    "max_iterations": "'paper': candidates tried before the search ends (100)",
+    "max_score": "'paper': the search ends at this mean acceptance (0.95)",
+    "min_accepted": "'paper': ... if also more tokens than this are accepted a round (4)",
+}
+# Which variant of ConfLayers takes which options.
+VARIANTS = {
+    "default": {"fallback", "interval", "context_window"},
+    "paper": {f.name for f in fields(Settings)},
+    "rule": {"lam", "unit", "context_window", "window"},
 }
 SWIFT_OPTIONS = {
     "skip_ratio": "share of the sublayers to skip, 0 to 1 (0.45)",
@@ -121,22 +130,21 @@ def _blind(make: Callable[..., Plan]) -> Build:
 
 def _conflayers(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
     variant = options.pop("variant", "default")
-    if variant not in ("default", "paper"):
-        raise InputError(f"variant must be 'default' or 'paper', not {variant!r}")
-    selector: conflayers.ConfLayers | PublishedConfLayers
+    if variant not in VARIANTS:
+        raise InputError(f"variant must be {', '.join(map(repr, VARIANTS))}, not {variant!r}")
+    for name in sorted(set(options) - VARIANTS[variant]):
+        others = " or ".join(repr(other) for other, names in VARIANTS.items() if name in names)
+        raise InputError(f"{name!r} belongs to variant {others}; variant {variant!r} has no such option")
+    lasting = {name: options.pop(name) for name in ("fallback",) if name in options}
+    _nothing_idle(plan, options)
+    selector: conflayers.ConfLayers | PublishedConfLayers | RuleOnly
     if variant == "paper":
-        if "fallback" in options:
-            raise InputError("variant 'paper' has no fallback to plain decoding; leave out 'fallback'")
-        _nothing_idle(plan, options)
-        selector = PublishedConfLayers(layers, conflayers.Settings(**options))
+        selector = PublishedConfLayers(layers, Settings(**options))
+    elif variant == "rule":
+        lam = options.pop("lam", 0.0)
+        selector = RuleOnly(layers, Settings(**options), lam)
     else:
-        for name in ("max_score", "min_accepted"):
-            if name in options:
-                raise InputError(f"{name!r} belongs to variant 'paper'; the default judges by tokens per second")
-        fallback = options.pop("fallback", True)
-        _nothing_idle(plan, options)
-        settings = conflayers.Settings(**{"interval": 16, "context_window": 32, **options})
-        selector = conflayers.ConfLayers(layers, settings, fallback, costs)
+        selector = conflayers.ConfLayers(layers, costs=costs, **lasting, **options)
     if plan is not None:
         selector.keep(plan)
     return selector
@@ -163,7 +171,7 @@ def _nothing_idle(plan: Plan | None, options: Options) -> None:
 
 METHODS: dict[str, Entry] = {
     "conflayers": Entry(
-        "skips the layers whose confidence lies in a valley; searches while it decodes",
+        "skips the layers of low confidence; finds out by itself which, and whether it pays",
         "arXiv 2604.14612",
         _conflayers,
         CONFLAYERS_OPTIONS,

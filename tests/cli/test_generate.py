@@ -235,7 +235,7 @@ def test_bfloat16_is_loaded_as_asked(run, model):
         ((*PROMPT, "--method", "conflayer"), "did you mean 'conflayers'"),
         ((*PROMPT, "--method", "fixed"), "needs a plan"),
         ((*PROMPT, "--option", "skip_ration=0.3"), "did you mean 'skip_ratio'"),
-        ((*PROMPT, "--option", "skip_ratio=2"), "between 0 and 1"),
+        ((*PROMPT, "--variant", "paper", "--option", "skip_ratio=2"), "between 0 and 1"),
         ((*PROMPT, "--option", "skip_ratio=much"), "error: "),
         ((*PROMPT, "--option", "skip_ratio"), "NAME=VALUE"),
         ((*PROMPT, "--variant", "paper", "--option", "variant=default"), "twice"),
@@ -293,14 +293,14 @@ def test_plans_that_cannot_be_used(run, model, other_model, tmp_path):
 
 
 def test_option_values_are_numbers_words_or_texts(run, model):
-    given = {"skip_ratio": "0.5", "interval": "4", "fallback": "False", "window": "none", "unit": "sublayer"}
+    given = {"variant": "rule", "lam": "0.5", "context_window": "4", "window": "none", "unit": "sublayer"}
     options = [part for name, value in given.items() for part in ("--option", f"{name}={value}")]
     result = run("generate", model, *PROMPT, "--max-new-tokens", "4", *options, "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["options"] == {
-        "skip_ratio": 0.5,
-        "interval": 4,
-        "fallback": False,
+        "variant": "rule",
+        "lam": 0.5,
+        "context_window": 4,
         "window": None,
         "unit": "sublayer",
     }

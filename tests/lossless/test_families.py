@@ -162,24 +162,40 @@ def test_one_plan_throughout(family: Family, plan: str) -> None:
     assert result.stats.skip_ratio == pytest.approx(PLANS[plan].skip_ratio(LAYERS))
 
 
-def search(family: Family, **options: object) -> None:
+def search(family: Family, **options: object) -> Method:
     llm = subject(family).llm
     # Short chains make many rounds, and the search moves on by rounds.
     task = llm.task("conflayers", interval=2, context_window=8, confidence_stop=0.0, max_draft_tokens=2, **options)
     result = llm.generate(PROMPT, task=task, max_new_tokens=NEW_TOKENS)
     assert result.token_ids == subject(family).reference
-    assert task.selector.iterations >= 2
     assert result.stats.num_spec_steps > 0
+    return task
 
 
 @each_family
 def test_the_search_while_it_searches(family: Family) -> None:
-    search(family, fallback=False)
+    assert search(family, fallback=False).selector.shortlist.looked_at > 0
 
 
 @each_kind
 def test_the_published_search_while_it_searches(family: Family) -> None:
-    search(family, variant="paper")
+    assert search(family, variant="paper").selector.iterations >= 2
+
+
+@each_family
+def test_tokens_run_once_more_each_for_itself_say_what_they_said(family: Family) -> None:
+    body, text = subject(family).llm.body, [*PROMPT, *subject(family).reference]
+    if not body.trees:
+        pytest.skip("its neighbours are counted by cache row")
+    body.reserve(2 * len(text))
+    first = body.forward(text).logits
+    # More than a sliding window of them, so that the first one's window begins before the last one's.
+    count = WINDOW + 5
+    again = body.replay(text[-count:])
+
+    assert body.length == len(text)
+    torch.testing.assert_close(again, first[-count:], atol=1e-4, rtol=1e-3)
+    assert torch.equal(again.argmax(-1), first[-count:].argmax(-1))
 
 
 @each_family

@@ -109,7 +109,7 @@ def test_the_search_while_it_searches(vision: Vision) -> None:
     task = llm.task("conflayers", fallback=False, **options)
     result = llm.generate(vision.prompt(2), task=task, max_new_tokens=NEW_TOKENS)
     assert result.token_ids == reference(vision, 2).tokens
-    assert task.selector.iterations >= 2
+    assert task.selector.shortlist.looked_at > 0
     assert result.stats.num_spec_steps > 0
 
 

@@ -51,7 +51,7 @@ class PositionedLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.keys[:, :, first:end], self.values[:, :, first:end]
 
     def _first_visible(self) -> int:
-        return 0 if self.window is None else max(self.owner.length - self.window + 1, 0)
+        return 0 if self.window is None else max(self.owner.length - self.owner.back - self.window + 1, 0)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(rows returned by `update`, position of the first of them), as transformers' mask builders want them."""
@@ -79,6 +79,7 @@ class PositionedCache(Cache):  # type: ignore[misc]
         self.length = 0
         self.capacity = capacity
         self.is_aside = False
+        self.back = 0
         super().__init__(layers=[PositionedLayer(self, window) for window in windows])
 
     def check_room(self, tokens: int) -> None:
@@ -112,6 +113,19 @@ class PositionedCache(Cache):  # type: ignore[misc]
                     layer.keys[:, :, moved] = layer.keys.index_select(2, source)
                     layer.values[:, :, moved] = layer.values.index_select(2, source)
         self.rollback(end)
+
+    @contextmanager
+    def again(self, tokens: int) -> Iterator[None]:
+        """Let the last `tokens` be run once more behind themselves inside, and forget what was written there.
+
+        Layers with a sliding window return as many rows more, so that the first of these tokens sees all of its own.
+        """
+        length = self.length
+        self.back = tokens
+        try:
+            yield
+        finally:
+            self.length, self.back = length, 0
 
     @contextmanager
     def aside(self, start: int) -> Iterator[None]:

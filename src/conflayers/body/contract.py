@@ -129,6 +129,20 @@ class Body(Protocol):
         """
         ...
 
+    def replay(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Run the last cached tokens again, each for itself, against what the cache holds of the text before it.
+
+        What a draft would say first after each of them, were all before it verified, in one pass. Only where `trees`.
+        The cache stays as it is, and has room for as many tokens more.
+
+        Args:
+            tokens: the last of the cache, one or more.
+
+        Returns:
+            Logits [tokens, vocabulary].
+        """
+        ...
+
     def preserve(self, start: int) -> AbstractContextManager[None]:
         """Inside this context, cached tokens from `start` on may be overwritten; afterwards they are back."""
         ...

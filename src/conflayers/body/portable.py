@@ -15,7 +15,7 @@ from conflayers.body.cache import PositionedCache
 from conflayers.body.contract import Pass, Step, Trace
 from conflayers.body.multimodal import nothing_noted, prompt_arguments
 from conflayers.body.switch import Replacement, forwards_replaced, listening, passing, put_back, silent
-from conflayers.body.trees import depths, tree_mask
+from conflayers.body.trees import depths, replay_mask, tree_mask
 from conflayers.body.walk import walk
 from conflayers.errors import InputError
 from conflayers.plan import ModelIdentity, Plan
@@ -116,9 +116,23 @@ class PortableBody:
         ids = torch.tensor([tokens], device=self.model.device)
         offsets = range(count) if parents is None else depths(parents)
         positions = torch.tensor([[start + offset for offset in offsets]], device=self.model.device)
-        masks = None if parents is None else self._tree_masks(parents)
+        masks = None
+        if parents is not None:
+            masks = self._masks(lambda window: tree_mask(parents, start, window, self.model.dtype))
         arguments = {"input_ids": ids, "position_ids": positions + self._shift, "attention_mask": masks}
         return self._run(arguments, count, count if rows is None else rows, record)
+
+    @torch.no_grad()
+    def replay(self, tokens: Sequence[int]) -> torch.Tensor:
+        """The last cached tokens once more, each for itself; see `contract.Body.replay`."""
+        count, length = len(tokens), self.length
+        self._cache.check_room(count)
+        masks = self._masks(lambda window: replay_mask(count, length, window, self.model.dtype))
+        ids = torch.tensor([tokens], device=self.model.device)
+        positions = torch.arange(length - count, length, device=self.model.device)[None]
+        arguments = {"input_ids": ids, "position_ids": positions + self._shift, "attention_mask": masks}
+        with self._cache.again(count):
+            return self._run(arguments, count, count, 0).logits
 
     @torch.no_grad()
     def prefill(self, tokens: Sequence[int], inputs: Mapping[str, Any], record: int = 0) -> Pass:
@@ -159,12 +173,9 @@ class PortableBody:
         # Models that do not know `logits_to_keep` put out all rows.
         return Pass(output.logits[0, -wanted:], taken() if record else None)
 
-    def _tree_masks(self, parents: Sequence[int]) -> torch.Tensor | dict[str, torch.Tensor]:
+    def _masks(self, mask: Callable[[int | None], torch.Tensor]) -> torch.Tensor | dict[str, torch.Tensor]:
         """One mask for all layers, or one for each kind of attention where a model has several."""
-        masks = {
-            window: tree_mask(parents, self.length, window, self.model.dtype).to(self.model.device)
-            for window in set(self.anatomy.windows)
-        }
+        masks = {window: mask(window).to(self.model.device) for window in set(self.anatomy.windows)}
         if len(masks) == 1:
             return next(iter(masks.values()))
         return {kind: masks[window] for kind, window in zip(self.anatomy.kinds, self.anatomy.windows, strict=True)}

@@ -1,4 +1,4 @@
-"""The attention mask of a tree of tokens behind a cached text."""
+"""The attention masks of tokens that are no text: a tree behind the cached one, and its last tokens once more."""
 
 from collections.abc import Sequence
 
@@ -41,4 +41,22 @@ def tree_mask(parents: Sequence[int], length: int, window: int | None, dtype: to
     if window is not None:
         positions = torch.cat([torch.arange(first, length), length + depth])
         sees &= (length + depth)[:, None] - positions[None] < window
+    return _additive(sees, dtype)
+
+
+def replay_mask(tokens: int, length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+    """For the last `tokens` of a text of `length`, run once more behind it, each for itself; as `tree_mask`.
+
+    Each sees the text before its own position, and itself in its new row, but neither its old row nor the others.
+    """
+    first = 0 if window is None else max(length - tokens - window + 1, 0)
+    positions = torch.arange(length - tokens, length)
+    text = torch.arange(first, length)
+    sees = text[None] < positions[:, None]
+    if window is not None:
+        sees &= positions[:, None] - text[None] < window
+    return _additive(torch.cat([sees, torch.eye(tokens, dtype=torch.bool)], 1), dtype)
+
+
+def _additive(sees: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.where(sees, 0.0, torch.finfo(dtype).min).to(dtype)[None, None]

@@ -21,10 +21,11 @@ class Dtype(StrEnum):
 
 
 class Variant(StrEnum):
-    """ConfLayers as improved here, or exactly as published."""
+    """ConfLayers as made automatic here, exactly as published, or its published rule alone."""
 
     default = "default"
     paper = "paper"
+    rule = "rule"
 
 
 Model = Annotated[

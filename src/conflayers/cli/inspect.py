@@ -42,7 +42,9 @@ def run(
     skip_ratio: Annotated[
         float | None, typer.Option(metavar="R", help=f"Least share of the layers to skip ({SKIP_RATIO}).")
     ] = None,
-    variant: Annotated[arg.Variant, typer.Option(help="The rule as improved or as published.")] = arg.Variant.default,
+    variant: Annotated[
+        arg.Variant, typer.Option(help="The rule on a log scale, or as published.")
+    ] = arg.Variant.default,
     unit: Annotated[Unit, typer.Option(help="Whole layers, or attention and MLP separately.")] = Unit.layer,
     dtype: Annotated[arg.Dtype, typer.Option(help="auto: the checkpoint's own.")] = arg.Dtype.auto,
     device: arg.Device = None,
@@ -57,7 +59,7 @@ def run(
     The confidences are the means over 64 tokens that the model generates plainly after the prompt.
     """
     from conflayers.plot import check_plotting, draw_valleys
-    from conflayers.selectors.conflayers import Settings, fit_lambda, landscapes, skip_set
+    from conflayers.selectors.rule import Settings, fit_lambda, landscapes, skip_set
 
     text = arg.read_prompt(prompt, prompt_file)
     rule = Settings(unit=unit.value, skip_ratio=_least_ratio(skip_ratio, lam))
@@ -67,7 +69,7 @@ def run(
         model, threads, dtype=dtype.value, device=device, trust_remote_code=trust_remote_code, revision=revision
     )
     with busy("generating"):
-        seen = landscapes(measure(llm, text, chat), rule, published=variant is arg.Variant.paper)
+        seen = landscapes(measure(llm, text, chat), rule, published=variant is not arg.Variant.default)
     used, plan = fit_lambda(seen, 0.0, rule.skip_ratio) if lam is None else (lam, skip_set(seen, lam))
     valleys = [one.valleys(used) for one in seen]
     title = f"{llm.name}, lambda {used:.2f}, variant {variant.value}\n{plan}"

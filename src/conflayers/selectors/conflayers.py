@@ -1,169 +1,101 @@
-"""ConfLayers (arXiv 2604.14612): skip the layers whose confidence lies in a valley, and search on while decoding.
+"""ConfLayers (arXiv 2604.14612) made automatic: skip the layers of low confidence, with nothing to set by hand.
 
-`landscapes` and `skip_set` are the published rule from confidences to plan. Two searches use it:
+The paper's signal is kept, the confidence that each sublayer shows. What the paper leaves to be tuned by model, lambda
+and the least share to skip, is found out while decoding:
 
-- `PublishedConfLayers`, in its own file, searches as the paper's code does: scores from an extra pass over the last
-  generated tokens at the positions after the prompt, in float16, and candidates kept by mean accepted tokens.
-- `ConfLayers`, the default, takes its scores from passes that are made anyway, at the right positions, in float32 on a
-  log scale; keeps the incumbent while others are on trial; and judges by expected tokens per second, with plain
-  decoding among the choices.
+1. One set of confidences, from the prompt's own pass, suggests candidates by several rules (`candidates`).
+2. A look at a candidate is one pass over recent tokens: how many it would have named itself (`agreement`).
+3. By what steps cost here, that is an expected speedup (`forecast`), and says where to look next (`shortlist`).
+4. The best is tried for real, and replaces the incumbent if it is faster beyond doubt (`trials`). Plain decoding is
+   among the choices.
+5. When the incumbent does worse than it used to, the text has changed, and the search begins anew.
+
+The published search is in `conflayers_published`, the rule alone in `conflayers_rule`.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Literal
 
-import numpy as np
 import torch
 
 from conflayers.body.contract import Trace
 from conflayers.costs import Costs
-from conflayers.errors import InputError
-from conflayers.options import number, share, whole, yes_or_no
+from conflayers.options import whole, yes_or_no
 from conflayers.plan import Plan
 from conflayers.round import Round, State
+from conflayers.selectors.agreement import agreement
+from conflayers.selectors.candidates import suggest
 from conflayers.selectors.confidence import sublayer_confidences
-from conflayers.selectors.trials import Trials
-from conflayers.selectors.valley import Landscape, adapt_lambda, survey
+from conflayers.selectors.forecast import Savings, draft_steps, measure
+from conflayers.selectors.rule import every_second_layer
+from conflayers.selectors.shortlist import Shortlist
+from conflayers.selectors.trials import MARGIN, Trials
 
-Unit = Literal["layer", "sublayer"]
-
-# Confidences below this are rounding of float32 and carry no order.
-FLOOR = 1e-7
-# Leading curvatures count as equal within this share of their range; exact equality has no meaning in float64.
-RUN_TOLERANCE = 0.05
-# Newly seen tokens that make another candidate worth proposing: recording slows the passes it happens in, so few at
-# first, when the prompt's own confidences are fresh and candidates differ by their ratio, and more as trials get rarer.
-MOST_NEW_ROWS = 8
-# Ratios looked through for a plan other than the one just rejected; from the first to the least takes fewer.
-MOST_MOVES = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The parameters of ConfLayers, with the published defaults.
-
-    Attributes:
-        unit: skip whole layers, as published, or attention and MLP separately.
-        skip_ratio: least share of the candidate layers to skip, 0 to 1.
-        interval: rounds of a trial.
-        context_window: tokens whose confidences are averaged.
-        max_iterations: candidates tried before the search ends.
-        max_score: the search ends when a candidate's mean acceptance exceeds this ... (published search only)
-        min_accepted: ... and its mean accepted tokens exceed this (published search only).
-        window: the same window for every layer instead of the adaptive one; 2 or more.
-    """
-
-    unit: Unit = "layer"
-    skip_ratio: float = 0.4
-    interval: int = 30
-    context_window: int = 100
-    max_iterations: int = 100
-    max_score: float = 0.95
-    min_accepted: float = 4.0
-    window: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.unit not in ("layer", "sublayer"):
-            raise InputError(f"unit must be 'layer' or 'sublayer', not {self.unit!r}")
-        for name in ("skip_ratio", "max_score"):
-            share(name, getattr(self, name))
-        for name in ("interval", "context_window", "max_iterations"):
-            whole(name, getattr(self, name), 1)
-        number("min_accepted", self.min_accepted, 0)
-        if self.window is not None:
-            whole("window", self.window, 2)
-
-
-def landscapes(confidences: torch.Tensor, settings: Settings, *, published: bool) -> list[Landscape]:
-    """What the rule sees: once for whole layers, or for attention and MLP in this order.
-
-    Args:
-        confidences: of every attention and MLP, [2, layers].
-        published: float16 scores on a linear scale, as in the released code; otherwise float64 on a log scale, where
-            the few last layers do not decide the scale for all.
-    """
-    parts = confidences.half() if published else confidences.double()
-    rows = [parts[0] + parts[1]] if settings.unit == "layer" else list(parts)
-    if not published:
-        rows = [row.clamp(min=FLOOR).log() for row in rows]
-    tolerance = 0.0 if published else RUN_TOLERANCE
-    layers = confidences.shape[1]
-    return [survey(row[1:-1].numpy(), layers, window=settings.window, tolerance=tolerance) for row in rows]
-
-
-def skip_set(seen: list[Landscape], lam: float) -> Plan:
-    """The rule: skip what lies in a valley. The first and the last layer always run.
-
-    Args:
-        seen: what `landscapes` returned.
-        lam: lambda; higher skips less.
-    """
-    indices = [frozenset((np.flatnonzero(one.valleys(lam).skipped) + 1).tolist()) for one in seen]
-    return Plan(indices[0], indices[-1])
-
-
-def fit_lambda(seen: list[Landscape], lam: float, least_ratio: float) -> tuple[float, Plan]:
-    """The published adaptation of lambda, repeated on the same scores until it comes to rest, and the plan there.
-
-    Args:
-        seen: what `landscapes` returned.
-        lam: where to begin.
-        least_ratio: least share of the candidates to skip.
-    """
-    plan = skip_set(seen, lam)
-    candidates = max(2 * seen[0].scores.size, 1)
-    # Flat scores never meet a ratio; and past 2 nothing changes any more.
-    for _ in range(40):
-        adapted = adapt_lambda(lam, plan.skipped / candidates, least_ratio)
-        if adapted == lam or abs(adapted) > 2:
-            break
-        lam, plan = adapted, skip_set(seen, adapted)
-    return lam, plan
-
-
-def every_second_layer(layers: int) -> Plan:
-    """The published start: layers 1, 3, 5, ... up to the last but one."""
-    return Plan.layers(range(1, layers - 1, 2))
-
-
-class Status(Enum):
-    """Where a search stands."""
-
-    SEARCHING = "searching"
-    SETTLED = "settled"
+# New tokens that a look takes in: fewer say little, and on a machine where rows are dear more cost much.
+LEAST_LOOK, MOST_LOOK = 16, 32
+# Time that looks may take: a share of all the time so far, and at the start a few plain steps.
+LOOK_SHARE = 0.006
+LOOK_STEPS = 4.0
+# Tokens by which a candidate and the incumbent have to be known before they are compared.
+COMPARED = 64.0
+# Rounds without a promising candidate until the search begins anew: so many at first, doubled each time.
+FIRST_REST, LONGEST_REST = 512, 1 << 16
+# What it takes to open the search, in plain steps: four short ones.
+OPENING = 1.5
+IN_USE = "in use"
 
 
 @dataclass(slots=True)
 class ConfLayers:
-    """The default search, one object per task; see the module's docstring.
+    """The automatic search, one object per task; see the module's docstring.
 
-    Decoding starts plainly, or without fallback at every second layer as published. Candidates come from the rule at a
-    least skip ratio that shrinks when a candidate loses and grows when one wins; lambda follows the ratio on the scores
-    at hand, without further passes.
+    Decoding starts plainly, or without fallback at every second layer.
+
+    Attributes:
+        layers: decoder layers of the model.
+        fallback: whether plain decoding is among the choices.
+        costs: what draft steps and verifications take.
+        interval: rounds of a trial, 1 or more.
+        context_window: tokens of the prompt whose confidences are averaged, 1 or more.
+        clock: seconds, for the price of what was never drafted with.
+        shortlist: the candidates, once there are any.
+        trials: what is in use and on trial.
+        openings: times the search began.
     """
 
     layers: int
-    settings: Settings = field(default_factory=lambda: Settings(interval=16, context_window=32))
     fallback: bool = True
     costs: Costs = field(default_factory=Costs)
-    status: Status = Status.SEARCHING
-    lam: float = 0.0
-    iterations: int = 0
+    interval: int = 16
+    context_window: int = 32
+    clock: Callable[[], float] = time.perf_counter
+    shortlist: Shortlist | None = None
     trials: Trials = field(init=False)
-    _ratio: float = field(init=False)
+    openings: int = 0
+    _searching: bool = True
     _given: Plan | None = None
-    _rows: torch.Tensor = field(init=False)
-    _new: int = 0
-    _started: bool = False
+    _confidences: torch.Tensor | None = None
+    _savings: Savings | None = None
+    _tokens: int = 0
+    _not_before: int = 0  # tokens until when a look would see too little that is new
+    _news: bool = False  # whether there was a look since the last thought of a trial
+    _spent: float = 0.0
+    _bias: float = 1.0  # what trials brought over what was forecast
+    _forecast: float = 1.0  # of the plan on trial
+    _judged: int = 0
+    _rest: int = FIRST_REST
+    _rest_left: int = 0
 
     def __post_init__(self) -> None:
         yes_or_no("fallback", self.fallback)
-        self.trials = Trials(self.settings.interval, self.fallback, self.costs)
-        self._ratio = self.settings.skip_ratio
-        self._rows = torch.empty(2, self.layers, 0)
+        whole("interval", self.interval, 1)
+        whole("context_window", self.context_window, 1)
+        self.trials = Trials(self.interval, self.fallback, self.costs)
         if not self.fallback:
             self.trials.incumbent = every_second_layer(self.layers)
+        # Nothing but the first and the last layer, which always run.
+        self._searching = self.layers > 2
 
     @property
     def plan(self) -> Plan | None:
@@ -177,76 +109,152 @@ class ConfLayers:
 
     def keep(self, plan: Plan) -> None:
         """Search no more: `plan` is used for as long as it beats plain decoding (always, without fallback)."""
-        self.status, self._given = Status.SETTLED, plan
+        self._searching, self._given = False, plan
         if not self.fallback:
             self.trials.incumbent = plan
 
     def start(self, state: State, prefill: Trace | None) -> None:
-        """The first prompt of a task is traced; later texts replace its confidences row by row."""
-        self._new, self._started = 0, True
+        """Take the confidences of the first prompt."""
         if prefill is not None:
-            self._rows = torch.empty(2, self.layers, 0)
-            self._collect(prefill)
+            self._confidences = sublayer_confidences(prefill).mean(-1)
 
     def choose(self) -> Plan | None:
         """The plan on trial, the incumbent, or None for plain decoding."""
         return self.trials.current
 
     def wants(self) -> int:
-        """All of the window from the first prompt; later, if a candidate is due, the rows still missing for it."""
-        if self.status is Status.SETTLED or self.trials.trial is not None:
-            return 0
-        if not self._started:
-            return self.settings.context_window
-        return max(self._wanted - self._new, 0) if self.trials.ready else 0
+        """The window of the first prompt."""
+        return self.context_window if self._searching and self._confidences is None else 0
 
     def learn(self, state: State, done: Round) -> None:
-        """Judge by the round, and put the next candidate on trial when it is time."""
+        """Judge by the round; look at a candidate, or put one on trial, when it is time."""
+        self._tokens += done.kept
         self.trials.observe(done)
-        if done.trace is not None:
-            self._collect(done.trace)
-        if not self.trials.ready:
-            return
+        self._conclude()
         if self._given is not None:
-            if self.trials.incumbent is None:
+            if self.trials.ready and self.trials.incumbent is None:
                 self.trials.begin(self._given)
-        elif self._new >= self._wanted:
-            self._propose()
+        elif self._searching and self.trials.measured and state.left and self._confidences is not None:
+            self._search(state)
 
-    @property
-    def _wanted(self) -> int:
-        return min(1 + self.iterations, MOST_NEW_ROWS, self.settings.context_window)
-
-    def _collect(self, trace: Trace) -> None:
-        """Keep the confidences of the traced positions."""
-        self._rows = torch.cat([self._rows, sublayer_confidences(trace)], -1)[..., -self.settings.context_window :]
-        self._new += trace.tokens
-
-    def _propose(self) -> None:
-        candidate = self._candidate(self._rows.mean(-1))
-        self._new = 0
-        self.iterations += 1
-        if candidate.skipped and candidate != self.trials.incumbent:
-            self.trials.begin(candidate)
-        if self.iterations >= self.settings.max_iterations:
-            self.status = Status.SETTLED
-
-    def _candidate(self, confidences: torch.Tensor) -> Plan:
-        """The rule's plan, lambda adapted until the share skipped lies in the published band over the least ratio.
-
-        The ratio moves on while the plan is the one that was just rejected: on like scores it would lose again.
-        """
-        seen = landscapes(confidences, self.settings, published=False)
-        for _ in range(MOST_MOVES):
-            self._move_ratio()
-            self.lam, plan = fit_lambda(seen, self.lam, self._ratio)
-            if plan != self.trials.rejected:
-                break
-        return plan
-
-    def _move_ratio(self) -> None:
-        if not self.trials.finished:
+    def _search(self, state: State) -> None:
+        """Look at a candidate while there is one worth it and time for it; else try the one that is the best so far."""
+        count = min(MOST_LOOK, state.generated)
+        if count < LEAST_LOOK:
             return
-        self._ratio = min(self._ratio * 1.25, 0.75) if self.trials.last_won else self._ratio * 0.6
-        if self._ratio < 1 / max(self.layers - 2, 1):
-            self._ratio = self.settings.skip_ratio
+        may_spend = self._may_spend()
+        if may_spend and self.trials.drifted:
+            self._begin_anew(state)
+        elif self._rest_left:
+            self._rest_left -= 1
+            if not self._rest_left:
+                self._take_up(state)
+        elif self.shortlist is None:
+            self._open(state)
+        elif may_spend and self._tokens >= self._not_before:
+            self._look(state, self.shortlist, count)
+        elif self._news and self.trials.ready:
+            self._news = self._try_the_best(self.shortlist)
+
+    def _open(self, state: State) -> None:
+        """Make the list of candidates; the first time find out what leaving out sublayers spares."""
+        assert self._confidences is not None
+        plans = suggest(self._confidences)
+        if self.trials.incumbent is not None:
+            plans.setdefault(self.trials.incumbent, IN_USE)
+        if self._savings is None:
+            self._savings = measure(state, self.layers, self.costs, self.clock)
+            self._spent += OPENING
+        before, self.shortlist = self.shortlist, Shortlist(plans, self.layers, self._savings)
+        if before is not None:
+            self.shortlist.remember(before)
+        self.openings += 1
+
+    def _take_up(self, state: State) -> None:
+        """After a rest: what is in use is compared with the others once more; plain decoding with new candidates."""
+        if self.shortlist is not None and self.trials.incumbent in self.shortlist.plans:
+            self.shortlist.fade()
+        else:
+            self._begin_anew(state)
+
+    def _begin_anew(self, state: State) -> None:
+        """The text is another one: new confidences, from one pass over its last tokens, and new candidates."""
+        count, length = min(self.context_window, state.generated), state.body.length
+        with state.body.preserve(length - count):
+            trace = state.body.forward(state.tokens[length - count : length], rows=1, record=count).trace
+        assert trace is not None
+        self._confidences = sublayer_confidences(trace).mean(-1)
+        self.trials.drifted, self._rest_left = False, 0
+        self._spent += 1.0
+        self._open(state)
+
+    def _look(self, state: State, shortlist: Shortlist, count: int) -> None:
+        """See how many of the last tokens a candidate names; rest when nobody is worth it."""
+        plan = self._worth_a_look(shortlist)
+        if plan is None:
+            if self._news and not self.trials.ready:
+                self._not_before = self._tokens + LEAST_LOOK
+            elif not (self._news and self._try_the_best(shortlist)):
+                self._rest_left, self._rest = self._rest, min(2 * self._rest, LONGEST_REST)
+            return
+        fresh = int(min(count, shortlist.fresh(plan, self._tokens)))
+        if fresh < LEAST_LOOK:
+            self._not_before = self._tokens + LEAST_LOOK - fresh
+            return
+        shortlist.count(plan, agreement(state, plan, fresh), fresh, self._tokens)
+        self._spent += self._price(shortlist, plan, fresh)
+        self._news = True
+
+    def _worth_a_look(self, shortlist: Shortlist) -> Plan | None:
+        """Whoever may be better than all that is known; None where nobody is."""
+        best = self._better(shortlist)
+        if best is not None and self.trials.incumbent is not None:
+            least_known = min(best, self.trials.incumbent, key=shortlist.seen)
+            if shortlist.seen(least_known) < COMPARED:
+                return least_known
+        leads = shortlist.speedup(best, self.costs) if best is not None else 0.0
+        return shortlist.next(self.costs, max(leads, self._to_beat(shortlist) / self._bias))
+
+    def _better(self, shortlist: Shortlist) -> Plan | None:
+        """The best so far, if more is expected of it than of what is in use."""
+        best = shortlist.leader(self.costs)
+        if best is None or best[0] == self.trials.incumbent:
+            return None
+        return best[0] if best[1] * self._bias > self._to_beat(shortlist) * MARGIN else None
+
+    def _try_the_best(self, shortlist: Shortlist) -> bool:
+        """Put it on trial; against an incumbent only once both are known well, against plain decoding at once."""
+        plan, incumbent = self._better(shortlist), self.trials.incumbent
+        if plan is None or (incumbent and min(map(shortlist.seen, (plan, incumbent))) < COMPARED):
+            return False
+        self._forecast, self._judged = shortlist.speedup(plan, self.costs), self.trials.finished
+        self.trials.begin(plan)
+        return True
+
+    def _to_beat(self, shortlist: Shortlist) -> float:
+        """The speedup expected of what is in use."""
+        plain = 1.0 if self.fallback else 0.0
+        if self.trials.incumbent is None:
+            return plain
+        return max(plain, shortlist.speedup(self.trials.incumbent, self.costs) * self._bias)
+
+    def _conclude(self) -> None:
+        """After a trial learn how good the forecasts are; whoever lost is a candidate no more."""
+        if self.shortlist is None:
+            return
+        if self.trials.finished > self._judged:
+            self._judged = self.trials.finished
+            self._bias = (self._bias + self.trials.last_speedup / self._forecast) / 2
+        if self.trials.lost is not None:
+            self.shortlist.out.add(self.trials.lost)
+            self.trials.lost = None
+
+    def _price(self, shortlist: Shortlist, plan: Plan, count: int) -> float:
+        """What a look took, in plain steps."""
+        step = float(draft_steps([plan], shortlist.savings, self.costs)[0])
+        plain = self.costs.plain_step
+        return step * (1 + (self.costs.row_seconds * count / plain if plain > 0 else 0.0))
+
+    def _may_spend(self) -> bool:
+        plain = self.costs.plain_step
+        return self._spent < LOOK_STEPS + (LOOK_SHARE * self.trials.elapsed / plain if plain > 0 else 0.0)

@@ -1,4 +1,4 @@
-"""The search of ConfLayers (arXiv 2604.14612) as published; the rule itself is in `conflayers.selectors.conflayers`."""
+"""The search of ConfLayers (arXiv 2604.14612) as published; the rule itself is in `conflayers.selectors.rule`."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from conflayers.body.contract import Trace
 from conflayers.plan import Plan
 from conflayers.round import Round, State
 from conflayers.selectors.confidence import sublayer_confidences
-from conflayers.selectors.conflayers import Settings, Status, every_second_layer, landscapes, skip_set
+from conflayers.selectors.rule import Settings, every_second_layer, landscapes, skip_set
 from conflayers.selectors.valley import adapt_lambda
 
 
@@ -24,7 +24,7 @@ class PublishedConfLayers:
     layers: int
     settings: Settings = field(default_factory=Settings)
     plan: Plan = field(init=False)
-    status: Status = Status.SEARCHING
+    searching: bool = True
     lam: float = 0.0
     iterations: int = 0
     decisions: list[str] = field(default_factory=list)
@@ -39,11 +39,11 @@ class PublishedConfLayers:
 
     def keep(self, plan: Plan) -> None:
         """Use `plan` and search no more."""
-        self.plan, self.status = plan, Status.SETTLED
+        self.plan, self.searching = plan, False
 
     def start(self, state: State, prefill: Trace | None) -> None:
         """A new prompt selects anew while the search is on."""
-        self._select_now = self.status is Status.SEARCHING
+        self._select_now = self.searching
 
     def choose(self) -> Plan | None:
         """The plan in use; plain decoding is no choice here."""
@@ -55,7 +55,7 @@ class PublishedConfLayers:
 
     def learn(self, state: State, done: Round) -> None:
         """One step of the search, once there are enough generated tokens to score by."""
-        if self.status is Status.SETTLED or state.generated <= self.settings.context_window + 1 or not done.drafted:
+        if not self.searching or state.generated <= self.settings.context_window + 1 or not done.drafted:
             return
         self._accepted.append(done.accepted)
         self._scores.append(done.accepted / done.drafted)

@@ -1,7 +1,8 @@
 """Candidates on trial against the incumbent and against plain decoding, judged by expected tokens per second.
 
-A trial is ordinary decoding with the candidate's drafts, so nothing it does is lost but time. It ends early when even
-an optimistic reading of it loses, and the time that trials may lose is bounded.
+A trial is ordinary decoding with the candidate's drafts, so nothing it does is lost but time. Where there is an
+incumbent both take turns, so that they meet the same text. A trial ends as soon as it is clear either way, and the time
+that trials may lose is bounded.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +13,10 @@ from conflayers.round import Round
 
 # A trial must beat what it replaces by this much: less is within the noise of the clock.
 MARGIN = 1.02
+# ... and by so many standard errors, about 90% on one side.
+CERTAIN = 1.28
+# Trials that are not clear after this many times their length end: the incumbent stays.
+PATIENCE = 6
 # Time that trials may have lost: a share of all the time so far, and at the start a few plain steps.
 LOST_SHARE = 0.01
 LOST_STEPS = 1.0
@@ -24,6 +29,10 @@ LONGEST_WAIT = 1024
 # the incumbent: the price of a plain step drifts with the context and the machine like any other.
 WARM_UP = 3
 REVIEWS = 4
+# What the incumbent brought is remembered over this many times a trial's length.
+MEMORY = 8
+# So many standard errors below that in two reviews in a row: the text has changed.
+DRIFT = 1.25
 
 
 @dataclass(slots=True)
@@ -36,8 +45,9 @@ class Trials:
         costs: what draft steps and verifications take; whoever runs the rounds lets it observe them first.
         incumbent: the plan in use, None for plain decoding.
         trial: the plan on trial, if any.
-        finished, last_won: trials so far, and whether the last one was adopted.
-        rejected: the plan that lost last, if any.
+        finished, last_won, last_speedup: trials so far, whether the last one was adopted, and what it brought.
+        lost: the plan that lost last on trial; whoever acts on it sets it back.
+        drifted: whether the incumbent lately brought less than it used to, or was given up; likewise.
         decisions: what became of every trial and every incumbent, in words.
     """
 
@@ -48,93 +58,140 @@ class Trials:
     trial: Plan | None = None
     finished: int = 0
     last_won: bool = False
-    rejected: Plan | None = None
+    last_speedup: float = 1.0
+    lost: Plan | None = None
+    drifted: bool = False
     decisions: list[str] = field(default_factory=list)
-    _running: Yield = field(default_factory=Yield)  # of the trial, or of the incumbent since its last review
-    _standing: Yield = field(default_factory=Yield)  # of the incumbent up to its last review
+    _running: Yield = field(default_factory=Yield)  # of the trial
+    _lately: Yield = field(default_factory=Yield)  # of the incumbent since its last review or since the trial began
+    _standing: Yield = field(default_factory=Yield)  # of the incumbent before that
     _certain: bool = False  # plain steps were measured anew for the decision at hand
+    _below: int = 0  # reviews in a row that were below what the incumbent used to bring
     _reviews: int = 0
     _elapsed: float = 0.0
-    _lost: float = 0.0
+    _lost_seconds: float = 0.0
     _plain_rounds: int = 0
     _wait: int = FIRST_WAIT
     _since: int = FIRST_WAIT
+    _turn: bool = True
 
     @property
     def current(self) -> Plan | None:
         """The plan to draft with now; None to decode plainly."""
         if self.fallback and self._plain_rounds < WARM_UP:
             return None
+        if self.trial is not None and self.incumbent is not None:
+            return self.trial if self._turn else self.incumbent
         return self.trial or self.incumbent
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of all rounds."""
+        return self._elapsed
+
+    @property
+    def measured(self) -> bool:
+        """Whether the price of what candidates are compared with is known, and no decision is being made."""
+        known = self._plain_rounds >= WARM_UP if self.fallback else self.costs.rounds
+        return bool(known) and self.trial is None and not self._certain
 
     @property
     def ready(self) -> bool:
         """Whether another candidate may be tried now."""
-        if self.trial is not None or self._certain or self._since < self._wait:
+        if not self.measured or self._since < self._wait:
             return False
         if not self.fallback:
             # A start that was given is measured before anything is compared with it.
             return self.incumbent is None or self._standing.rounds > 0
-        allowed = LOST_STEPS * self.costs.plain_step + LOST_SHARE * self._elapsed
-        return self._plain_rounds >= WARM_UP and self._lost < allowed
+        return self._lost_seconds < LOST_STEPS * self.costs.plain_step + LOST_SHARE * self._elapsed
 
     def begin(self, plan: Plan) -> None:
         """Put `plan` on trial."""
-        self.trial, self._running = plan, Yield()
+        self._standing.merge(self._lately, MEMORY * self.length)
+        self.trial, self._running, self._lately, self._turn = plan, Yield(), Yield(), True
 
     def observe(self, done: Round) -> None:
         """Learn from one round; decide about the trial or the incumbent when there is enough to decide by."""
         seconds = done.draft_seconds + done.verify_seconds
         self._elapsed += seconds
+        self._turn = not self._turn
         if done.plan is None:
             self._plain_rounds += 1
             self._since += 1
+        elif done.plan == self.trial:
+            if done.drafted:
+                self._running.add(done.drafted, done.accepted, done.rows)
+                self._lost_seconds = max(self._lost_seconds + seconds - done.kept * self.costs.plain_step, 0.0)
+                self._judge(self.trial)
         elif done.drafted:
-            self._running.add(done.drafted, done.accepted, done.rows)
+            self._lately.add(done.drafted, done.accepted, done.rows)
             if self.trial is None:
                 self._since += 1
                 self._review()
-            else:
-                self._lost = max(self._lost + seconds - done.kept * self.costs.plain_step, 0.0)
-                self._judge(self.trial)
 
     def _judge(self, trial: Plan) -> None:
-        """Adopt or reject the trial once that is clear, or once it has run its length."""
-        to_beat = 1.0 if self.fallback else 0.0
-        if self.incumbent is not None and self._standing.rounds:
-            to_beat = max(to_beat, self._standing.speedup(self.incumbent, self.costs))
-        rounds = self._running.rounds
-        hopeless = rounds >= LEAST_ROUNDS and self._running.optimistic_speedup(trial, self.costs) < to_beat
-        if not hopeless and rounds < self.length:
+        """Adopt or reject the trial once that is clear; where it never becomes clear, reject it."""
+        rounds, speedup = self._running.rounds, self._running.speedup(trial, self.costs)
+        to_beat, error = self._to_beat()
+        lead = (speedup - to_beat) / (error**2 + self._running.error(trial, self.costs) ** 2) ** 0.5 if rounds else 0.0
+        hopeless = rounds >= LEAST_ROUNDS and (
+            self._running.optimistic_speedup(trial, self.costs) < to_beat or (rounds >= self.length and lead < -CERTAIN)
+        )
+        better = not hopeless and rounds >= self.length and lead > CERTAIN and speedup > to_beat * MARGIN
+        if not hopeless and not better and rounds < PATIENCE * self.length:
             return
-        speedup = self._running.speedup(trial, self.costs)
-        better = not hopeless and speedup > to_beat * MARGIN
         if better and self._measure_plain_steps_first():
             return
-        self._say(trial, "adopted" if better else "rejected", speedup)
-        self.finished, self.last_won = self.finished + 1, better
+        self._say(trial, "adopted" if better else "rejected", self._running)
+        self.finished, self.last_won, self.last_speedup = self.finished + 1, better, speedup
         if better:
-            self.incumbent, self._standing = trial, self._running
-            self._wait = self.length
+            self.incumbent, self._standing, self._lately = trial, self._running, Yield()
+            self._wait, self._below = self.length, 0
         else:
-            self.rejected = trial
+            self.lost = trial
             self.costs.forget(trial)
             self._wait = min(2 * self._wait, LONGEST_WAIT)
-        self.trial, self._running, self._certain, self._since = None, Yield(), False, 0
+        self.trial, self._certain, self._since = None, False, 0
+
+    def _to_beat(self) -> tuple[float, float]:
+        """What a trial is compared with, and its error: the incumbent on the same text, or plain decoding."""
+        plain = (1.0, 0.0) if self.fallback else (0.0, 0.0)
+        if self.incumbent is None:
+            return plain
+        beside = self._lately if self._lately.rounds >= LEAST_ROUNDS else self._standing
+        if not beside.rounds:
+            return plain
+        standing = beside.speedup(self.incumbent, self.costs), beside.error(self.incumbent, self.costs)
+        return max(plain, standing)
 
     def _review(self) -> None:
-        """Measure the incumbent again; give it up if it loses."""
-        if self.incumbent is None or self._running.rounds < self.length:
+        """Measure the incumbent again; give it up if it loses, and say so if it does worse than it used to."""
+        if self.incumbent is None or self._lately.rounds < self.length:
             return
-        speedup = self._running.speedup(self.incumbent, self.costs)
-        loses = self.fallback and speedup < 1.0
+        lately, costs = self._lately.speedup(self.incumbent, self.costs), self.costs
+        error = self._lately.error(self.incumbent, costs)
+        loses = self.fallback and lately < 1.0 and (lately + error < 1.0 or self._overall() < 1.0)
         self._reviews += 1
         if (loses or self._reviews % REVIEWS == 0) and self._measure_plain_steps_first():
             return
+        if self._standing.rounds:
+            before = self._standing.speedup(self.incumbent, costs)
+            spread = (error**2 + self._standing.error(self.incumbent, costs) ** 2) ** 0.5
+            self._below = self._below + 1 if before - lately > DRIFT * spread else 0
+            self.drifted |= self._below >= 2
         if loses:
-            self._say(self.incumbent, "given up", speedup)
-            self.incumbent, self._since = None, 0
-        self._standing, self._running, self._certain = self._running, Yield(), False
+            self._say(self.incumbent, "given up", self._lately)
+            self.incumbent, self._since, self.drifted = None, 0, True
+        self._standing.merge(self._lately, MEMORY * self.length)
+        self._lately, self._certain = Yield(), False
+
+    def _overall(self) -> float:
+        """The incumbent's speedup over all that is remembered of it."""
+        assert self.incumbent is not None
+        both = Yield()
+        both.merge(self._standing, self._standing.rounds)
+        both.merge(self._lately, both.rounds + self._lately.rounds)
+        return both.speedup(self.incumbent, self.costs)
 
     def _measure_plain_steps_first(self) -> bool:
         """Before a decision against or for plain decoding: have a few plain steps measured now. False once they are."""
@@ -144,9 +201,8 @@ class Trials:
         self._plain_rounds, self._certain = 0, True
         return True
 
-    def _say(self, plan: Plan, outcome: str, speedup: float) -> None:
-        seen = self._running
+    def _say(self, plan: Plan, outcome: str, seen: Yield) -> None:
         # Without plain steps there is nothing the factor could be of.
-        expected = f", {speedup:.2f}x plain decoding expected" if self.costs.known else ""
-        accepted = f"{seen.drafted} tokens drafted and {seen.accepted} accepted in {seen.rounds} rounds"
-        self.decisions.append(f"{plan}: {outcome}{expected} ({accepted})")
+        expected = f", {seen.speedup(plan, self.costs):.2f}x plain decoding expected" if self.costs.known else ""
+        counts = f"{seen.drafted:.0f} tokens drafted and {seen.accepted:.0f} accepted in {seen.rounds:.0f} rounds"
+        self.decisions.append(f"{plan}: {outcome}{expected} ({counts})")

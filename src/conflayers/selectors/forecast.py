@@ -1,0 +1,98 @@
+"""What a plan is worth before it was ever drafted with: from its acceptance and from what sublayers cost here."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conflayers.costs import Costs
+from conflayers.plan import Plan
+from conflayers.round import State
+
+Array = NDArray[np.float64]
+
+# Draft lengths considered.
+LONGEST = 16
+# A draft step is never taken to be free: the embedding, the head and the round remain.
+LEAST_STEP = 0.02
+# What one more row is taken to add to a verification until two sizes are known, as a share of a plain step.
+ROW = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """What leaving out one attention and one MLP spares of a draft step, as shares of a plain step."""
+
+    attention: float
+    mlp: float
+
+
+def measure(state: State, layers: int, costs: Costs, clock: Callable[[], float] = time.perf_counter) -> Savings:
+    """Time a step without the inner layers' attentions, and one without these layers. The cache stays as it is.
+
+    Args:
+        state: the request; a plain step has been measured.
+        layers: decoder layers of the model, more than two.
+        costs: with the price of a plain step.
+        clock: seconds.
+    """
+    inner = frozenset(range(1, layers - 1))
+    bare, without_attention = (_seconds(state, plan, clock) for plan in (Plan.layers(inner), Plan(attention=inner)))
+    plain = max(costs.plain_step, without_attention, 1e-9)
+    spared = (max(plain - bare, 0.0)) / plain / len(inner)
+    attention = min(max(plain - without_attention, 0.0) / plain / len(inner), spared)
+    return Savings(attention, spared - attention)
+
+
+def _seconds(state: State, plan: Plan, clock: Callable[[], float]) -> float:
+    """The faster of two steps: the first one has to warm up."""
+    body, length, best = state.body, state.body.length, float("inf")
+    with body.running(plan):
+        for _ in range(2):
+            begun = clock()
+            float(body.forward(state.tokens[-1:]).logits[0, 0])  # waits for the device
+            best = min(best, clock() - begun)
+            body.rollback(length)
+    return best
+
+
+def draft_steps(plans: Sequence[Plan], savings: Savings, costs: Costs) -> Array:
+    """Draft steps by these plans as shares of a plain step: as measured where they were, else by the savings."""
+    plain = costs.plain_step
+    shares = [
+        costs.draft_step(plan) / plain
+        if plan in costs.steps and plain > 0
+        else 1 - savings.attention * len(plan.attention) - savings.mlp * len(plan.mlp)
+        for plan in plans
+    ]
+    return np.asarray(np.maximum(np.array(shares), LEAST_STEP))
+
+
+def speedups(acceptance: Array, draft_step: Array, costs: Costs) -> Array:
+    """Expected tokens per second over plain decoding's, each at its best draft length; below 1 where none pays.
+
+    A chain of length g brings (1 - a^(g + 1)) / (1 - a) tokens a round on average, if each token is accepted with
+    probability a once all before it are, and takes g draft steps and a pass over g + 1 rows.
+
+    Args:
+        acceptance: of each candidate, 0 to 1.
+        draft_step: of each candidate, in plain steps.
+        costs: what verifications take.
+    """
+    lengths = np.arange(1, LONGEST + 1)
+    powers = np.cumprod(np.repeat(acceptance[:, None], LONGEST, 1), axis=1)
+    tokens = 1 + np.cumsum(powers, axis=1)
+    seconds = lengths * draft_step[:, None] + _verifications(lengths + 1, costs)
+    best: Array = (tokens / seconds).max(axis=1)
+    return best
+
+
+def _verifications(rows: NDArray[np.int_], costs: Costs) -> Array:
+    """Passes over so many rows, in plain steps."""
+    if not costs.row_known or not costs.plain_step > 0:
+        return np.asarray(1 + ROW * (rows - 1))
+    # Beyond the sizes that were measured the price of a row goes on.
+    seconds = (max(costs.verification(n), costs.plain_step + costs.row_seconds * (n - 1)) for n in rows.tolist())
+    return np.asarray(np.array(list(seconds)) / costs.plain_step)

@@ -1,0 +1,185 @@
+"""Which candidate to look at next, and which is the best: from looks at a few of them.
+
+First come the least confident layers at a few sizes. A candidate that was looked at has an acceptance and an error; one
+that was not is guessed from those that were: on the line through the best of each size, as far below it as others of
+its rule turned out to lie, and hopefully a bit above. Whoever is the best by an optimistic reading is looked at next,
+so that the looks gather where the best may be.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from conflayers.costs import Costs
+from conflayers.plan import Plan
+from conflayers.selectors.candidates import LEAST
+from conflayers.selectors.forecast import Array, Savings, draft_steps, speedups
+
+# What an acceptance that is only guessed may be better than the guess.
+HOPE = 0.05
+# ... where nothing was seen of its rule yet, which may choose better than all others,
+UNKNOWN_RULE = 0.2
+# ... and of how far the guess lies below a smaller size: acceptance falls slowly at first and then fast.
+CURVED = 0.75
+# Tokens after which a candidate is known well enough; old ones fade as new ones come.
+ENOUGH = 256.0
+# What is left of old looks' weight when a search is taken up again.
+FADED = 0.25
+# Shares of the layers skipped by the candidates that are looked at first.
+SWEEP = (0.5, 0.75, 0.25)
+# Tokens seen of whoever is to lead, at least.
+LEAST_SEEN = 8
+
+
+@dataclass(slots=True)
+class Shortlist:
+    """Candidates with what was seen of them.
+
+    Attributes:
+        plans: candidates, and the rule each comes from.
+        layers: decoder layers of the model.
+        savings: what leaving out sublayers spares.
+        tried, agreed: tokens looked at by candidate, in order, and of those the ones it named.
+        latest: tokens of the task when each was last looked at.
+        out: candidates that lost when they were tried for real.
+    """
+
+    plans: Mapping[Plan, str]
+    layers: int
+    savings: Savings
+    tried: Array = field(init=False)
+    agreed: Array = field(init=False)
+    latest: Array = field(init=False)
+    out: set[Plan] = field(default_factory=set)
+    _order: list[Plan] = field(init=False)
+    _sizes: Array = field(init=False)
+    _sweep: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._order = list(self.plans)
+        self.tried, self.agreed = np.zeros(len(self._order)), np.zeros(len(self._order))
+        self.latest = np.full(len(self._order), -np.inf)
+        self._sizes = np.array([float(plan.skipped) for plan in self._order])
+        sizes = np.where([rule == LEAST for rule in self.plans.values()], self._sizes, np.inf)
+        wanted = (share * 2 * (self.layers - 2) for share in SWEEP)
+        self._sweep = list(dict.fromkeys(int(np.abs(sizes - size).argmin()) for size in wanted))
+
+    @property
+    def looked_at(self) -> int:
+        """Candidates looked at."""
+        return int((self.tried > 0).sum())
+
+    def count(self, plan: Plan, agreed: float, tried: int, now: int) -> None:
+        """A look, when the task had `now` tokens: of the last `tried` of them the candidate named `agreed`."""
+        at = self._order.index(plan)
+        if self.tried[at] + tried > ENOUGH:
+            self._scale(at, max(ENOUGH - tried, 0.0) / self.tried[at])
+        self.tried[at] += tried
+        self.agreed[at] += agreed
+        self.latest[at] = now
+
+    def fade(self) -> None:
+        """Trust what was seen less, and give those a chance that lost: it is long ago."""
+        self._scale(slice(None), FADED)
+        self.out.clear()
+
+    def remember(self, before: "Shortlist") -> None:
+        """Take over what an earlier list saw of the same candidates, as long ago."""
+        for at, plan in enumerate(self._order):
+            if plan in before.plans:
+                was = before._order.index(plan)
+                self.tried[at], self.agreed[at], self.latest[at] = (
+                    before.tried[was],
+                    before.agreed[was],
+                    before.latest[was],
+                )
+        self._scale(slice(None), FADED)
+
+    def _memory(self) -> tuple[Array, Array, Array]:
+        return self.tried, self.agreed, self.latest
+
+    def _scale(self, at: int | slice, kept: float) -> None:
+        self.tried[at] *= kept
+        self.agreed[at] *= kept
+
+    def fresh(self, plan: Plan, now: int) -> float:
+        """Tokens that came since a candidate was last looked at."""
+        return float(now - self.latest[self._order.index(plan)])
+
+    def acceptance(self, plan: Plan) -> float:
+        """What share of the tokens a candidate is thought to name, 0 to 1."""
+        return float(self._rates()[self._order.index(plan)])
+
+    def seen(self, plan: Plan) -> float:
+        """Tokens a candidate was looked at on, as far as they are remembered."""
+        return float(self.tried[self._order.index(plan)])
+
+    def next(self, costs: Costs, to_beat: float) -> Plan | None:
+        """Whoever is worth a look most.
+
+        Args:
+            costs: what verifications take.
+            to_beat: the speedup that a candidate must hope for to be worth a look.
+        """
+        hopes = self._forecast(np.minimum(self._rates() + self._errors(), 1.0), costs)
+        hopes[self.tried >= ENOUGH] = -np.inf
+        first = [at for at in self._sweep if not self.tried[at] and hopes[at] > to_beat]
+        at = first[0] if first else int(hopes.argmax())
+        return self._order[at] if hopes[at] > to_beat else None
+
+    def leader(self, costs: Costs) -> tuple[Plan, float] | None:
+        """The best of those looked at and the speedup expected of it; None before there were a few looks."""
+        expected = self._forecast(self._rates(), costs)
+        expected[self.tried < LEAST_SEEN] = -np.inf
+        at = int(expected.argmax())
+        if not np.isfinite(expected[at]) or any(not self.tried[one] for one in self._sweep[:2]):
+            return None
+        return self._order[at], float(expected[at])
+
+    def speedup(self, plan: Plan, costs: Costs) -> float:
+        """What a candidate's speedup is thought to be."""
+        at = self._order.index(plan)
+        return float(speedups(self._rates()[at : at + 1], draft_steps([plan], self.savings, costs), costs)[0])
+
+    def _forecast(self, acceptance: Array, costs: Costs) -> Array:
+        found = speedups(acceptance, draft_steps(self._order, self.savings, costs), costs)
+        found[[plan in self.out for plan in self._order]] = -np.inf
+        return found
+
+    def _rates(self) -> Array:
+        """Acceptance as seen, with the weight of one token against it; as guessed where nothing was seen."""
+        seen = self.tried > 0
+        line = self._line()
+        rates = (self.agreed + line) / (self.tried + 1)
+        rules = np.array([self.plans[plan] for plan in self._order])
+        for rule in set(rules[~seen]) - {LEAST}:
+            like = seen & (rules == rule)
+            below = float((rates[like] - line[like]).mean()) if like.any() else 0.0
+            line[rules == rule] += min(below, 0.0)
+        return np.where(seen, rates, np.clip(line, 0, 1))
+
+    def _errors(self) -> Array:
+        """Standard errors of what was seen; of a guess, a share of how far it lies below the next smaller size."""
+        seen = self.tried > 0
+        rates = self._rates()
+        points, heights = self._heights()
+        smaller = heights[np.searchsorted(points, self._sizes, side="right") - 1]
+        guessed = HOPE + CURVED * np.maximum(smaller - rates, 0)
+        rules = np.array(list(self.plans.values()))
+        guessed[~np.isin(rules, rules[seen])] += UNKNOWN_RULE
+        return np.where(seen, np.sqrt(rates * (1 - rates) / (self.tried + 1)), guessed)
+
+    def _line(self) -> Array:
+        return np.asarray(np.interp(self._sizes, *self._heights()))
+
+    def _heights(self) -> tuple[Array, Array]:
+        """By size: from 1 where nothing is skipped through the best of each size looked at to 0 where all is."""
+        best = {0.0: 1.0, 2.0 * self.layers: 0.0}
+        for at in np.flatnonzero(self.tried):
+            size = float(self._sizes[at])
+            best[size] = max(best.get(size, 0.0), self.agreed[at] / self.tried[at])
+        points = np.array(sorted(best))
+        # Skipping more never helps: a size is at least as good as any larger one.
+        heights = np.maximum.accumulate(np.array([best[point] for point in points])[::-1])[::-1]
+        return points, heights

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+
+from conflayers.costs import Costs
+from conflayers.plan import Plan
+from conflayers.selectors.candidates import LEAST, VALLEY
+from conflayers.selectors.forecast import Savings, draft_steps, speedups
+from conflayers.selectors.shortlist import ENOUGH, FADED, Shortlist
+
+LAYERS = 10
+LEAST_PLANS = [Plan.layers(range(1, 1 + count)) for count in range(1, 9)]
+VALLEY_PLANS = [Plan.layers(s) for s in ([2, 8], [3, 5, 7], [2, 4, 6, 8])]
+
+
+def costs() -> Costs:
+    known = Costs(layers=LAYERS)
+    for _ in range(3):
+        known.observe(None, drafted=0, rows=1, kept=1, draft_seconds=0.0, verify_seconds=10.0)
+    return known
+
+
+def shortlist() -> Shortlist:
+    plans = dict.fromkeys(LEAST_PLANS, LEAST) | dict.fromkeys(VALLEY_PLANS, VALLEY)
+    return Shortlist(plans, LAYERS, Savings(0.045, 0.045))
+
+
+def search(listed: Shortlist, acceptance, most: int = 40) -> list[Plan]:
+    """Look until nothing may beat the leader; the order of the looks."""
+    looks = []
+    for now in range(most):
+        leader = listed.leader(costs())
+        plan = listed.next(costs(), leader[1] if leader else 0.0)
+        if plan is None or (leader and plan == leader[0]):
+            break
+        looks.append(plan)
+        listed.count(plan, 32 * acceptance(plan), 32, 32 * now)
+    return looks
+
+
+def test_the_first_looks_are_at_half_and_three_quarters_of_the_layers():
+    looks = search(shortlist(), lambda plan: 0.9)
+
+    assert looks[:2] == [LEAST_PLANS[3], LEAST_PLANS[5]]
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 4.0, 8.0])
+@pytest.mark.parametrize("least", [0.0, 0.4])
+def test_few_looks_find_a_plan_nearly_as_fast_as_the_best(power, least):
+    def acceptance(plan: Plan) -> float:
+        return 1 - (1 - least) * (plan.skipped / (2 * LAYERS)) ** power
+
+    listed = shortlist()
+    looks = search(listed, acceptance)
+
+    everyone = list(listed.plans)
+    fastest = speedups(np.array([*map(acceptance, everyone)]), draft_steps(everyone, listed.savings, costs()), costs())
+    best = listed.leader(costs())[0]
+    assert fastest[everyone.index(best)] > 0.97 * fastest.max()
+    assert len(looks) <= 12
+
+
+def test_another_rule_wins_where_its_plans_are_better():
+    def acceptance(plan: Plan) -> float:
+        return 0.95 if plan == VALLEY_PLANS[2] else 0.6 if plan.skipped <= 8 else 0.05
+
+    listed = shortlist()
+    search(listed, acceptance)
+
+    assert listed.leader(costs())[0] == VALLEY_PLANS[2]
+
+
+def test_a_rule_whose_plan_was_bad_comes_later():
+    listed = shortlist()
+    listed.count(LEAST_PLANS[3], 30, 32, 32)
+    listed.count(LEAST_PLANS[5], 20, 32, 64)
+    before = listed.acceptance(VALLEY_PLANS[0])
+    listed.count(VALLEY_PLANS[1], 3, 32, 96)
+
+    assert listed.acceptance(VALLEY_PLANS[0]) < before - 0.3
+
+
+def test_nobody_leads_before_the_first_two_looks():
+    listed = shortlist()
+    assert listed.leader(costs()) is None
+    listed.count(LEAST_PLANS[3], 32, 32, 32)
+    assert listed.leader(costs()) is None
+    listed.count(LEAST_PLANS[5], 32, 32, 64)
+    assert listed.leader(costs())[0] == LEAST_PLANS[5]
+
+
+def test_who_lost_for_real_is_out_until_old_looks_fade():
+    listed = shortlist()
+    for at in (3, 5):
+        listed.count(LEAST_PLANS[at], 32, 32, 32 * at)
+    listed.out.add(LEAST_PLANS[5])
+    assert listed.leader(costs())[0] == LEAST_PLANS[3]
+    listed.fade()
+
+    assert listed.leader(costs())[0] == LEAST_PLANS[5]
+    assert listed.seen(LEAST_PLANS[5]) == FADED * 32
+
+
+def test_old_tokens_give_way_to_new_ones():
+    listed = shortlist()
+    for look in range(20):
+        listed.count(LEAST_PLANS[0], 0 if look < 10 else 32, 32, 32 * look)
+
+    assert listed.seen(LEAST_PLANS[0]) == ENOUGH
+    assert listed.acceptance(LEAST_PLANS[0]) > 0.7
+    assert listed.fresh(LEAST_PLANS[0], 20 * 32) == 32
+
+
+def test_another_list_takes_over_what_was_seen_of_the_same_plans():
+    old, new = shortlist(), Shortlist({LEAST_PLANS[2]: LEAST, Plan.layers([8]): LEAST}, LAYERS, Savings(0.1, 0.1))
+    old.count(LEAST_PLANS[2], 16, 32, 40)
+    new.remember(old)
+
+    assert new.seen(LEAST_PLANS[2]) == FADED * 32
+    assert new.seen(Plan.layers([8])) == 0
+    assert new.fresh(LEAST_PLANS[2], 50) == 10
+
+
+def test_nothing_is_worth_a_look_where_even_hope_loses():
+    listed = shortlist()
+    for plan in LEAST_PLANS + VALLEY_PLANS:
+        listed.count(plan, 0, 256, 256)
+
+    assert listed.next(costs(), 1.0) is None
