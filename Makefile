@@ -5,7 +5,7 @@ READY := .venv/.ready
 # One process a core; each runs its models on one thread.
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow lint types check clean
+.PHONY: demo test test-slow lint types check zoo clean
 
 demo: $(READY)
 	$(BIN)/conflayers demo
@@ -28,6 +28,12 @@ check: lint types test
 $(READY): pyproject.toml scripts/setup
 	PYTHON="$(PYTHON)" scripts/setup
 	touch $@
+
+# An hour or two: three small models from scratch, with fixed seeds, and what they can do.
+zoo: $(READY)
+	$(BIN)/python tests/zoo/train.py
+	$(BIN)/python tests/zoo/held_out.py
+	$(BIN)/python tests/zoo/card.py
 
 clean:
 	rm -rf .venv

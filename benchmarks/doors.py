@@ -30,7 +30,7 @@ from conflayers.sampling import Greedy
 
 PROMPT = "Explain in a few sentences why the sky is blue, and then write a short story about it."
 BOOKKEEPING = (
-    (PortableBody, "_tree_masks"),
+    (PortableBody, "_masks"),
     (PositionedCache, "keep"),
     (Draft, "add_sibling"),
     (Draft, "children"),

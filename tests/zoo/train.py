@@ -90,9 +90,7 @@ def _float32_attention(
 ) -> tuple[torch.Tensor, None]:
     # On a CPU the backward pass of attention is faster in float32, that of everything else in bfloat16.
     with torch.autocast("cpu", enabled=False):
-        mixed = scaled_dot_product_attention(
-            query.float(), key.float(), value.float(), is_causal=True, enable_gqa=True
-        )
+        mixed = scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=True, enable_gqa=True)
     return mixed.transpose(1, 2), None
 
 

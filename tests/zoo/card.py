@@ -1,0 +1,157 @@
+"""What each model of the zoo can do, measured and written to its card: card.json for the tests, README.md to be read.
+
+python tests/zoo/card.py [NAME ...]
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import corpus
+
+import conflayers
+from conflayers.api import Llm
+from conflayers.plan import Plan
+
+HERE = Path(__file__).parent
+NAMES = ("dropout-16", "dropout-24", "control-16")
+# Prompts, and tokens generated after each, that agreements and acceptances are measured on.
+PROMPTS, NEW_TOKENS = 12, 64
+# Drafts of four tokens whatever the machine's times are: acceptance is then a property of weights and method alone.
+CHAIN = {"draft_length": 4, "tree": "none"}
+METHODS: dict[str, dict[str, Any]] = {
+    "uniform": {"method": "uniform"},
+    "random": {"method": "random"},
+    "rule, lambda 0": {"method": "conflayers", "variant": "rule", "lam": 0.0},
+    "clasp": {"method": "clasp", "interval": 16},
+    "cosine": {"method": "cosine"},
+    "swift": {"method": "swift", "bayes_interval": 0, "max_iterations": 100},
+}
+DROPOUT = (
+    "with layer dropout: every step draws a strength from 0 to 1, and layers 1 to {last} are left out with\n"
+    "that strength times {low} to {high}, rising with depth"
+)
+CONTROL = "without layer dropout, as a control"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt with the whole model's greedy continuation, and where that begins."""
+
+    tokens: list[int]
+    start: int
+
+
+def prompts() -> list[str]:
+    """The held-out prompts."""
+    return [json.loads(line)["prompt"] for line in (HERE / "held_out.jsonl").read_text().splitlines()]
+
+
+def continued(llm: Llm) -> list[Text]:
+    """Some of the held-out prompts, continued greedily."""
+    found = []
+    for prompt in prompts()[:PROMPTS]:
+        ids = llm.encode(prompt)
+        found.append(Text([*ids, *llm.generate(ids, method="vanilla", max_new_tokens=NEW_TOKENS).token_ids], len(ids)))
+    return found
+
+
+def agreement(llm: Llm, texts: list[Text], plan: Plan) -> float:
+    """Share of the generated tokens that the draft of `plan` names, each behind the whole model's states."""
+    right = seen = 0
+    for text in texts:
+        llm.body.reserve(2 * len(text.tokens))
+        llm.body.forward(text.tokens[:-1])
+        wanted = text.tokens[text.start :]
+        with llm.body.running(plan):
+            said = llm.body.replay(text.tokens[text.start - 1 : -1]).argmax(-1).tolist()
+        right += sum(a == b for a, b in zip(said, wanted, strict=True))
+        seen += len(wanted)
+    return right / seen
+
+
+def skip_sets(layers: int) -> dict[str, list[int]]:
+    """Sets of layers that nobody chose, as shares of the depth."""
+    half = layers // 2
+    return {
+        "three of the first six": [1, 3, 5],
+        "every second layer": list(range(1, layers - 1, 2)),
+        "the middle half": list(range(layers // 4, layers // 4 + half)),
+        "the later half but the last": list(range(half, layers - 1)),
+        "all but three and the last two": list(range(3, layers - 2)),
+        "the first half but the first": list(range(1, half)),
+    }
+
+
+def acceptance(llm: Llm, **method: Any) -> tuple[int, int]:
+    """Tokens drafted and accepted in chains of four over the held-out prompts, by one task."""
+    task = llm.task(**method, **CHAIN)
+    stats = [llm.generate(prompt, task=task, max_new_tokens=NEW_TOKENS).stats for prompt in prompts()[:PROMPTS]]
+    return sum(one.num_draft_tokens for one in stats), sum(one.num_accepted_draft_tokens for one in stats)
+
+
+def held_out_loss(llm: Llm, files: int = 20) -> float:
+    """Mean cross-entropy, in nats a token, over the first 1,000 tokens of held-out files."""
+    losses = []
+    for ids in corpus.encode(llm.tokenizer, held_out=True)[:files]:
+        row = torch.tensor([ids[:1000]])
+        with torch.no_grad():
+            losses.append(float(llm.model(input_ids=row, labels=row).loss))
+    return sum(losses) / len(losses)
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Everything on the card that is not known from the training."""
+    llm = conflayers.load(str(folder), dtype="float32")
+    texts = continued(llm)
+    sets = skip_sets(llm.body.layers)
+    return {
+        "held_out_loss": round(held_out_loss(llm), 3),
+        "agreement_tokens": sum(len(text.tokens) - text.start for text in texts),
+        "agreement": {name: round(agreement(llm, texts, Plan.layers(which)), 4) for name, which in sets.items()},
+        "acceptance": {name: acceptance(llm, **method) for name, method in METHODS.items()},
+    }
+
+
+def write(folder: Path, card: dict[str, Any]) -> None:
+    """The card as JSON and to be read."""
+    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    training, sets = card["training"], skip_sets(card["training"]["layers"])
+    dropout = training["dropout"]
+    rows = [f"| {name} | {len(sets[name])} | {value:.3f} |" for name, value in card["agreement"].items()]
+    taken = [
+        f"| {name} | {drafted} | {accepted / drafted:.3f} |" if drafted else f"| {name} | 0 | decoded plainly |"
+        for name, (drafted, accepted) in card["acceptance"].items()
+    ]
+    text = (
+        (HERE / "card.md.in")
+        .read_text()
+        .format(
+            **training,
+            how=DROPOUT.format(last=training["layers"] - 2, low=dropout[0], high=dropout[1]) if dropout else CONTROL,
+            minutes=round(training["seconds"] / 60),
+            held_out_loss=card["held_out_loss"],
+            agreement_tokens=card["agreement_tokens"],
+            agreement="\n".join(rows),
+            acceptance="\n".join(taken),
+        )
+    )
+    (folder / "README.md").write_text(text)
+
+
+def main(names: list[str]) -> None:
+    """Measure the models of these names, all without any."""
+    for name in names or NAMES:
+        folder = HERE / name
+        card = {"training": json.loads((folder / "training.json").read_text()), **measure(folder)}
+        write(folder, card)
+        print(name, json.dumps({key: value for key, value in card.items() if key != "training"}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

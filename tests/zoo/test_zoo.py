@@ -1,0 +1,82 @@
+"""The trained models as regression tests: what skipping keeps on them must not fall by more than noise."""
+
+import json
+from functools import cache
+
+import pytest
+from zoo.card import HERE, METHODS, NAMES, acceptance, agreement, continued, prompts, skip_sets
+
+import conflayers
+from conflayers.api import Llm
+from conflayers.plan import Plan
+
+# Rounding differs between machines, and a near-tie that falls the other way changes the rest of a text.
+SIGMAS = 3.0
+MOST_BYTES = 16_000_000
+
+each_model = pytest.mark.parametrize("name", NAMES)
+
+
+@cache
+def model(name: str) -> Llm:
+    return conflayers.load(str(HERE / name), dtype="float32")
+
+
+@cache
+def card(name: str) -> dict:
+    return json.loads((HERE / name / "card.json").read_text())
+
+
+def noise(rate: float, count: int) -> float:
+    return SIGMAS * (max(rate * (1 - rate), 0.01) / max(count, 1)) ** 0.5
+
+
+@each_model
+def test_agreement_of_plain_skipping_is_that_of_the_card(name):
+    texts = continued(model(name))
+    for which, layers in skip_sets(model(name).body.layers).items():
+        recorded = card(name)["agreement"][which]
+        found = agreement(model(name), texts, Plan.layers(layers))
+        assert abs(found - recorded) < noise(recorded, card(name)["agreement_tokens"]), which
+
+
+@pytest.mark.parametrize("method", METHODS)
+@each_model
+def test_no_method_accepts_less_than_it_did(name, method):
+    drafted, accepted = acceptance(model(name), **METHODS[method])
+    drafted_before, accepted_before = card(name)["acceptance"][method]
+
+    assert (drafted > 0) == (drafted_before > 0)
+    if drafted:
+        before = accepted_before / drafted_before
+        # Tokens of a chain stand or fall together.
+        assert accepted / drafted > before - noise(before, drafted / 4)
+
+
+def test_the_dropout_models_have_layers_to_spare_and_the_control_has_not():
+    kept = {name: card(name)["agreement"]["the later half but the last"] for name in NAMES}
+
+    assert kept["dropout-16"] > 0.8
+    assert kept["dropout-24"] > 0.8
+    assert kept["control-16"] < 0.5
+
+
+@each_model
+def test_texts_are_those_of_plain_decoding(name):
+    task = model(name).task("conflayers")
+    for prompt in prompts()[-4:]:
+        plain = model(name).generate(prompt, method="vanilla", max_new_tokens=96)
+        assert model(name).generate(prompt, task=task, max_new_tokens=96).token_ids == plain.token_ids
+
+
+def test_the_weights_are_small_and_their_size_is_known():
+    files = [path for name in NAMES for path in (HERE / name).iterdir()]
+
+    assert sum(path.stat().st_size for path in files) < MOST_BYTES
+    for name in NAMES:
+        assert sum(p.numel() for p in model(name).model.parameters()) == card(name)["training"]["parameters"]
+
+
+def test_held_out_prompts_come_from_files_that_the_training_left_out():
+    assert len(prompts()) >= 50
+    assert len(set(prompts())) == len(prompts())
