@@ -18,11 +18,11 @@ from conflayers.body.selftest import self_test
 from conflayers.choice import SETTINGS, split_choice
 from conflayers.decoding import decode
 from conflayers.errors import InputError, PlanError
-from conflayers.methods import build_method, check_names, check_task
+from conflayers.methods import build_method, check_names
 from conflayers.multimodal import Encoded
 from conflayers.plan import Plan, load_plan, read_plan, save_plan
 from conflayers.prompts import Prompt, encode
-from conflayers.round import Method, Selector
+from conflayers.round import Method, Selector, check_task
 from conflayers.stats import Stats
 from conflayers.stream import Result as Result
 from conflayers.stream import Stream as Stream

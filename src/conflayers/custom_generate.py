@@ -21,9 +21,9 @@ from conflayers.errors import InputError
 from conflayers.following import AfterPrompt, Follower, Seen
 from conflayers.generate_request import Request, check_dropped, check_settings, read_request
 from conflayers.generate_stops import Strings, stop_strings_apart, tokenizer_given, with_stop_strings
-from conflayers.methods import build_method, check_task
+from conflayers.methods import build_method
 from conflayers.plan import FULL
-from conflayers.round import Method, Selector
+from conflayers.round import Method, Selector, check_task
 from conflayers.sampling import Sampler
 from conflayers.stats import Stats
 

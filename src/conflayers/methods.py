@@ -267,14 +267,6 @@ def own_method(selector: Selector, layers: int, plan: Plan | None, options: Opti
     return Method(kind, build_drafter(options, costs, {}), selector, costs)
 
 
-def check_task(task: object, method: object, plan: object, options: Mapping[str, Any]) -> None:
-    """Raise InputError if `task` is none, or comes together with what it already has."""
-    if method is not None or plan is not None or options:
-        raise InputError("a task already has its method, plan and options: give either a task or these")
-    if not isinstance(task, Method):
-        raise InputError(f"task must come from Llm.task, not {task!r}")
-
-
 def check_names(method: str | Selector, options: Iterable[str], others: Iterable[str] = ()) -> None:
     """Refuse options that a method does not have.
 

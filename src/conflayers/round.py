@@ -1,8 +1,8 @@
 """What passes between the round, drafters and selectors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from conflayers.acceptance import Verdict, cut_at_end
 from conflayers.body.contract import Body, Trace
@@ -176,3 +176,11 @@ class Method:
         )
         self.drafter.learn(done)
         self.selector.learn(state, done)
+
+
+def check_task(task: object, method: object, plan: object, options: Mapping[str, Any]) -> None:
+    """Raise InputError if `task` is none, or comes together with what it already has."""
+    if method is not None or plan is not None or options:
+        raise InputError("a task already has its method, plan and options: give either a task or these")
+    if not isinstance(task, Method):
+        raise InputError(f"task must come from Llm.task, not {task!r}")
