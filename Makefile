@@ -7,8 +7,10 @@ WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-slow lint types check zoo clean
 
+# A real model that has no layer to spare, and a small one that was trained to have some.
 demo: $(READY)
 	$(BIN)/conflayers demo
+	$(BIN)/conflayers demo tests/zoo/dropout-24 --max-new-tokens 512 --prompt "class Reader:"
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" $(WORKERS)

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -25,11 +25,22 @@ DISTURBED = 3.0
 # Of the tokens accepted a round, at least.
 LEAST_VARIANCE = 0.2
 
-Typical = Callable[[Iterable[float]], float]
 
+@dataclass(slots=True)
+class Recent:
+    """The last measurements of one price. The median is reckoned when one is added: it is asked for more often."""
 
-def _recent() -> deque[float]:
-    return deque(maxlen=RECENT)
+    values: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    median: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Take one in."""
+        self.values.append(seconds)
+        self.median = median(self.values)
+
+    def typical(self, at_best: bool = False) -> float:
+        """The figure that stands for all: the median, or the least for the best case."""
+        return min(self.values) if at_best else self.median
 
 
 def _row_price(sizes: Iterable[tuple[int, float]], before: float | None) -> float | None:
@@ -64,12 +75,14 @@ class Costs:
         layers: decoder layers of the model; None if not known.
         steps, passes: what was measured.
         rounds: seconds and tokens of the last rounds.
+        token_seconds: what a token costs at present, seconds over tokens of the last rounds; 0 before the first.
     """
 
     layers: int | None = None
-    steps: dict[Plan, deque[float]] = field(default_factory=dict)
-    passes: dict[int, deque[float]] = field(default_factory=dict)
+    steps: dict[Plan, Recent] = field(default_factory=dict)
+    passes: dict[int, Recent] = field(default_factory=dict)
     rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    token_seconds: float = 0.0
     _sizes: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SIZES))
     _price: float | None = None
     _unreckoned: int = 0
@@ -87,10 +100,11 @@ class Costs:
             draft_seconds, verify_seconds: what both took.
         """
         if plan is not None and drafted and draft_seconds > 0:
-            self.steps.setdefault(plan, _recent()).append(draft_seconds / drafted)
+            self.steps.setdefault(plan, Recent()).add(draft_seconds / drafted)
         if verify_seconds > 0:
-            self.passes.setdefault(rows, _recent()).append(verify_seconds)
+            self.passes.setdefault(rows, Recent()).add(verify_seconds)
             self.rounds.append((max(draft_seconds, 0.0) + verify_seconds, kept))
+            self.token_seconds = sum(seconds for seconds, _ in self.rounds) / max(sum(n for _, n in self.rounds), 1)
             self._sizes.append((rows, verify_seconds))
             self._unreckoned += 1
 
@@ -110,12 +124,8 @@ class Costs:
     @property
     def plain_step(self) -> float:
         """Seconds of one step of plain decoding."""
-        return self._pass(1, median)
-
-    @property
-    def token_seconds(self) -> float:
-        """What a token costs at present: seconds over tokens of the last rounds; 0 before the first."""
-        return sum(seconds for seconds, _ in self.rounds) / max(sum(kept for _, kept in self.rounds), 1)
+        plain = self.passes.get(1)
+        return plain.median if plain is not None else self._pass(1, False)
 
     @property
     def _row(self) -> float | None:
@@ -134,45 +144,41 @@ class Costs:
         price = self._row
         return max(price, LEAST_ROW * self.plain_step) if price is not None else 0.0
 
-    def verification(self, rows: float, typical: Typical = median) -> float:
+    def verification(self, rows: float, at_best: bool = False) -> float:
         """Seconds of a pass of the whole model over `rows` tokens, between what was measured on either side.
 
         Never less than a plain step: where it was, the machine was busier when plain steps were measured.
         """
-        return max(self._pass(rows, typical), self.plain_step)
+        return max(self._pass(rows, at_best), self.plain_step)
 
-    def _pass(self, rows: float, typical: Typical) -> float:
+    def _pass(self, rows: float, at_best: bool) -> float:
         counts = sorted(self.passes)
         if not counts:
             return 0.0
-        seconds = [typical(self.passes[count]) for count in counts]
         above = bisect(counts, rows)
-        if above == 0:
-            return seconds[0]
-        if above == len(counts):
-            return seconds[-1]
-        low, high = counts[above - 1], counts[above]
-        return seconds[above - 1] + (seconds[above] - seconds[above - 1]) * (rows - low) / (high - low)
+        low, high = counts[max(above - 1, 0)], counts[min(above, len(counts) - 1)]
+        least, most = self.passes[low].typical(at_best), self.passes[high].typical(at_best)
+        return least + (most - least) * (min(max(rows, low), high) - low) / (high - low) if high > low else least
 
-    def draft_step(self, plan: Plan, typical: Typical = median) -> float:
+    def draft_step(self, plan: Plan, at_best: bool = False) -> float:
         """Seconds of one draft step, as far as measured; a plain step's until then.
 
         Never less than the share of a plain step that still runs, for the same reason.
         """
-        measured = typical(self.steps[plan]) if plan in self.steps else self.plain_step
+        measured = self.steps[plan].typical(at_best) if plan in self.steps else self.plain_step
         if self.layers is None:
             return measured
         return max(measured, (1 - plan.skip_ratio(self.layers)) * self.plain_step)
 
-    def round_seconds(self, plan: Plan, drafted: float, rows: float, typical: Typical = median) -> float:
+    def round_seconds(self, plan: Plan, drafted: float, rows: float, at_best: bool = False) -> float:
         """Expected seconds of a round that takes `drafted` draft steps by `plan` and verifies `rows` tokens.
 
         Args:
             plan: what the draft skips.
             drafted, rows: on average.
-            typical: the figure that stands for the recent measurements: `median`, or `min` for the best case.
+            at_best: by the fastest of the recent measurements instead of their median.
         """
-        return drafted * self.draft_step(plan, typical) + self.verification(rows, typical)
+        return drafted * self.draft_step(plan, at_best) + self.verification(rows, at_best)
 
 
 @dataclass(slots=True)
@@ -201,7 +207,7 @@ class Yield:
 
     def speedup(self, plan: Plan, costs: Costs) -> float:
         """Expected tokens per second over plain decoding's; 1 where nothing is known yet."""
-        return self._speedup(self.accepted, plan, costs, median)
+        return self._speedup(self.accepted, plan, costs)
 
     def error(self, plan: Plan, costs: Costs) -> float:
         """The standard error of `speedup`, from how much the rounds differ."""
@@ -216,10 +222,10 @@ class Yield:
 
         The accepted tokens are a count, so about one standard deviation above it is sqrt(count + 1).
         """
-        return self._speedup(self.accepted + (self.accepted + 1) ** 0.5, plan, costs, min)
+        return self._speedup(self.accepted + (self.accepted + 1) ** 0.5, plan, costs, at_best=True)
 
-    def _speedup(self, accepted: float, plan: Plan, costs: Costs, typical: Typical) -> float:
+    def _speedup(self, accepted: float, plan: Plan, costs: Costs, at_best: bool = False) -> float:
         if not self.rounds:
             return 1.0
-        seconds = costs.round_seconds(plan, self.drafted / self.rounds, self.rows / self.rounds, typical)
+        seconds = costs.round_seconds(plan, self.drafted / self.rounds, self.rows / self.rounds, at_best)
         return (1 + accepted / self.rounds) * costs.plain_step / seconds if seconds > 0 else 1.0

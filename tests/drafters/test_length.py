@@ -63,8 +63,7 @@ def costs(*, step: float, row: float, token: float) -> Costs:
     for _ in range(3):
         found.observe(None, drafted=0, rows=1, kept=1, draft_seconds=0.0, verify_seconds=10.0)
         found.observe(PLAN, drafted=4, rows=5, kept=5, draft_seconds=4 * step, verify_seconds=10.0 + 4 * row)
-    found.rounds.clear()
-    found.rounds.append((token, 1))
+    found.token_seconds = token
     return found
 
 

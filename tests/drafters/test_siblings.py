@@ -63,9 +63,10 @@ def measured(row: float) -> Costs:
     costs = Costs(layers=4)
     for _ in range(3):
         costs.observe(None, drafted=0, rows=1, kept=1, draft_seconds=0.0, verify_seconds=10.0)
-        costs.observe(PLAN, drafted=4, rows=5, kept=5, draft_seconds=20.0, verify_seconds=10.0 + 4 * row)
-    costs.rounds.clear()
-    costs.rounds.append((10.0, 1))
+        for rows in (3, 5):
+            seconds = 10.0 + (rows - 1) * row
+            costs.observe(PLAN, drafted=4, rows=rows, kept=5, draft_seconds=20.0, verify_seconds=seconds)
+    costs.token_seconds = 10.0
     return costs
 
 

@@ -13,6 +13,7 @@ PROMPT = "Explain to a curious child, step by step, why the sky is blue during t
 
 def run(
     model: arg.Model = "smollm2",
+    prompt: Annotated[str, typer.Option(metavar="TEXT", show_default=False)] = PROMPT,
     max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N")] = 256,
     repeat: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each way to decode, in turns.")] = 3,
     threads: arg.Threads = None,
@@ -24,7 +25,7 @@ def run(
         console.print(f"Loading {model} in float32.")
     llm = load_model(model, threads, dtype="float32")
     request = Request(max_new_tokens=max_new_tokens, compare=True, repeat=repeat)
-    ids = llm.encode(PROMPT)
+    ids = llm.encode(prompt)
     from conflayers.cli.report import document, settings
 
     if not json_only:
@@ -37,7 +38,7 @@ def run(
             "ConfLayers drafts with some of the layers switched off, chosen by the confidence each layer shows,\n"
             "and checks the draft with all of them. It measures whether that pays, and decodes plainly if not.\n"
         )
-        console.print(f"Prompt: {PROMPT}\n")
+        console.print(f"Prompt: {prompt}\n")
     result, rows = answer(llm, ids, request, show=not json_only)
     if not json_only:
         runs = "once each" if repeat == 1 else f"{repeat} times each, in turns"
