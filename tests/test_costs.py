@@ -1,6 +1,6 @@
 import pytest
 
-from conflayers.costs import Costs, Yield
+from conflayers.costs import RECKONED, Costs, Yield
 from conflayers.plan import Plan
 
 PLAN = Plan.layers([1])
@@ -60,7 +60,11 @@ def test_a_token_costs_what_the_last_rounds_took_and_a_row_what_larger_passes_ta
     costs = measured()
 
     assert costs.token_seconds == pytest.approx((10 + 34) / 6)
-    assert costs.row_seconds == pytest.approx((14 - 10) / 4)
+    assert costs.row_seconds == pytest.approx(0.02 * 10)
+    observe(costs, PLAN, 2, 10.0, 13.0)
+    for _ in range(RECKONED):
+        observe(costs, PLAN, 4, 20.0, 14.0)
+    assert costs.row_seconds == pytest.approx((14 - 13) / 2)
     assert (Costs().token_seconds, Costs().row_seconds) == (0.0, 0.0)
 
 
@@ -105,11 +109,11 @@ def test_one_disturbed_pass_does_not_set_the_price_of_a_row():
 def test_prices_of_a_row_from_long_ago_are_forgotten():
     costs = Costs(layers=2)
     passes(costs, 26, 30.0, times=3)
-    passes(costs, 1, 10.0, times=3)
-    assert costs.row_seconds == pytest.approx(20 / 25)
+    passes(costs, 2, 11.0, times=3)
+    assert costs.row_seconds == pytest.approx(19 / 24)
     for _ in range(40):
-        passes(costs, 1, 10.0)
         passes(costs, 2, 10.2)
+        passes(costs, 3, 10.4)
     assert costs.row_seconds == pytest.approx(0.2)
 
 
@@ -131,7 +135,7 @@ def test_what_a_mask_costs_is_not_taken_for_the_price_of_a_row():
     costs = Costs(layers=2)
     passes(costs, 1, 10.0, times=10)
     passes(costs, 2, 13.0, times=10)
-    assert costs.row_seconds == pytest.approx(1.0)
+    assert costs.row_seconds == pytest.approx(0.2)
     passes(costs, 6, 13.4, times=10)
     assert costs.row_seconds == pytest.approx(0.1)
 

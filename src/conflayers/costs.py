@@ -17,8 +17,9 @@ SIZES = 64
 RECKONED = 8
 # A row is never taken to be free, whatever the clock says: this share of a plain step.
 LEAST_ROW = 0.003
-# What a row is taken to cost at most until passes of two sizes beyond one row are known, as a share of a plain step.
-DEAREST_ROW = 0.1
+# What a row is taken to cost at most until passes of two sizes beyond one row are known, as a share of a plain step:
+# little, for drafts that stay short for fear of it would never find out.
+DEAREST_ROW = 0.02
 # Passes dearer than this many times the typical one were disturbed.
 DISTURBED = 3.0
 
@@ -47,7 +48,7 @@ def _row_price(sizes: Iterable[tuple[int, float]], before: float | None) -> floa
     """Seconds a row, by least squares over (rows, seconds); what it was `before` where all are of one size.
 
     A pass over one row is cheaper than the line through the others tells, since it needs no mask. It counts only where
-    there is but one other size, and then the difference is not taken for the price of a row beyond reason.
+    there is but one other size, and then little of the difference is taken for the price of a row.
     """
     points = list(sizes)
     limit = DISTURBED * median(seconds for _, seconds in points)
@@ -163,10 +164,10 @@ class Costs:
     def draft_step(self, plan: Plan, at_best: bool = False) -> float:
         """Seconds of one draft step, as far as measured; a plain step's until then.
 
-        Never less than the share of a plain step that still runs, for the same reason.
+        Never less than the share of a plain step that still runs, for the same reason, where one was measured.
         """
         measured = self.steps[plan].typical(at_best) if plan in self.steps else self.plain_step
-        if self.layers is None:
+        if self.layers is None or not self.known:
             return measured
         return max(measured, (1 - plan.skip_ratio(self.layers)) * self.plain_step)
 

@@ -56,7 +56,7 @@ def test_few_looks_find_a_plan_nearly_as_fast_as_the_best(power, least):
     fastest = speedups(np.array([*map(acceptance, everyone)]), draft_steps(everyone, listed.savings, costs()), costs())
     best = listed.leader(costs())[0]
     assert fastest[everyone.index(best)] > 0.97 * fastest.max()
-    assert len(looks) <= 12
+    assert len(set(looks)) <= 12
 
 
 def test_another_rule_wins_where_its_plans_are_better():

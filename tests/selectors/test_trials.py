@@ -5,7 +5,7 @@ import pytest
 from conflayers.costs import Costs
 from conflayers.plan import Plan
 from conflayers.round import Round
-from conflayers.selectors.trials import LOST_SHARE, WARM_UP, Trials
+from conflayers.selectors.trials import BURN_IN, LOST_SHARE, WARM_UP, Trials
 
 GOOD, BAD = Plan.layers([1, 2]), Plan.layers([0, 1])
 
@@ -45,7 +45,7 @@ class Machine:
     def try_out(self, plan: Plan) -> None:
         """A whole trial: its rounds, the plain steps measured before the decision, and the round that decides."""
         self.trials.begin(plan)
-        self.rounds(self.trials.length + WARM_UP + 1)
+        self.rounds(self.trials.length + BURN_IN + WARM_UP + 1)
 
     def rounds(self, count: int) -> list[Plan | None]:
         return [self.round() for _ in range(count)]
@@ -88,7 +88,7 @@ def test_one_disturbed_round_does_not_end_a_trial():
     machine.verify, verify = 5000.0, machine.verify
     machine.round()
     machine.verify = verify
-    machine.rounds(7 + WARM_UP + 1)
+    machine.rounds(7 + BURN_IN + WARM_UP + 1)
 
     assert machine.trials.incumbent == GOOD
 
@@ -145,7 +145,7 @@ def test_hopeless_candidates_cost_no_more_than_a_few_percent(tokens):
             machine.trials.begin(BAD)
         machine.round()
 
-    assert machine.trials.finished > 1
+    assert machine.trials.finished > 0
     assert machine.seconds / (machine.tokens * machine.plain) < 1 + LOST_SHARE + 8 / tokens
 
 

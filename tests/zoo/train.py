@@ -12,7 +12,7 @@ import math
 import random
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Recipe:
         dropout: layer dropout of the second and of the last but one layer at full strength, linear between; the first
             and the last layer always run. None for no dropout.
         batch: texts of 256 tokens a step.
+        strengths: between which the strength of each step is drawn.
     """
 
     name: str
@@ -51,6 +52,11 @@ class Recipe:
     warmup: int = 100
     weight_decay: float = 0.1
     seed: int = 2604
+    strengths: tuple[float, float] = (0.0, 1.0)
+
+
+# A second stage, from the weights as saved: strong dropout only, so that the last layers refine and decide little.
+SECOND = {"steps": 500, "learning_rate": 1e-3, "warmup": 20, "strengths": (0.6, 1.0), "seed": 14612}
 
 
 ZOO = (
@@ -106,9 +112,11 @@ def rates(recipe: Recipe) -> list[float]:
     return [0.0, *(first + (last - first) * i / (inner - 1) for i in range(inner)), 0.0]
 
 
-def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
+def train(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, start: LlamaForCausalLM | None = None
+) -> dict[str, object]:
     """Train and save one model; what its card says of the training."""
-    model, drop = make(recipe), rates(recipe)
+    model, drop = start or make(recipe), rates(recipe)
     layers = list(model.model.layers)
     text = torch.tensor(list(chain.from_iterable(corpus.encode(tokenizer, held_out=False))))
     optimizer = torch.optim.AdamW(
@@ -120,7 +128,7 @@ def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> dict[str, objec
     for step in range(recipe.steps):
         starts = torch.randint(len(text) - CONTEXT, (recipe.batch,), generator=places)
         ids = torch.stack([text[start : start + CONTEXT] for start in starts])
-        strength = draw.random()
+        strength = draw.uniform(*recipe.strengths)
         kept = [layer for layer, rate in zip(layers, drop, strict=True) if draw.random() >= strength * rate]
         model.model.layers = nn.ModuleList(kept)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -156,10 +164,18 @@ def _warm_cosine(step: int, recipe: Recipe) -> float:
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the weights in bfloat16, as they are kept."""
-    state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    # The head is the embedding, and is kept once.
+    state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if name != "lm_head.weight"}
     model.config.dtype = torch.bfloat16
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
+
+
+def load(folder: Path) -> LlamaForCausalLM:
+    """A saved model, to be trained on."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    model.set_attn_implementation("float32_sdpa")
+    return model
 
 
 def main(names: list[str]) -> None:
@@ -170,6 +186,8 @@ def main(names: list[str]) -> None:
     tokenizer = corpus.train_tokenizer()
     for name in names or known:
         facts = train(known[name], tokenizer)
+        if known[name].dropout is not None:
+            facts["second_stage"] = train(replace(known[name], **SECOND), tokenizer, load(HERE / name))
         (HERE / name / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 

@@ -10,8 +10,12 @@ from conflayers.round import Round
 
 # Narrow where most confidences lie and where small differences decide over long chains.
 EDGES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99)
-# A confidence is taken at its word with this many observations' weight.
+# What confidences in general are worth counts in every bin with this many observations' weight.
 PRIOR = 4.0
+# Confidences are taken at their word with the weight of so many misses.
+TRUST = 2.0
+# Misses that are remembered in general.
+MISSES = 64.0
 # Observations a bin remembers: texts change.
 MEMORY = 200.0
 # Plans remembered: the one in use, and those that were lately on trial beside it.
@@ -24,15 +28,21 @@ class Worth:
 
     Attributes:
         tried, accepted: by bin of confidence, tokens whose predecessors were all accepted, and of those the accepted.
+        doubt, missed: over all bins, the misses that the confidences announced, and those that came: what a few
+            observations tell of every bin, since a plan is too sure of itself, or too modest, throughout.
     """
 
     tried: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES) + 1))
     accepted: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES) + 1))
 
+    doubt: float = TRUST
+    missed: float = TRUST
+
     def acceptance(self, confidence: float) -> float:
         """The probability, 0 to 1, that a token of this confidence is accepted once all before it are."""
         at = bisect(EDGES, confidence)
-        return (self.accepted[at] + PRIOR * confidence) / (self.tried[at] + PRIOR)
+        expected = max(1 - (1 - confidence) * self.missed / self.doubt, 0.0)
+        return (self.accepted[at] + PRIOR * expected) / (self.tried[at] + PRIOR)
 
     def reach(self, confidences: Sequence[float]) -> float:
         """The probability that all of a chain is accepted."""
@@ -51,6 +61,11 @@ class Worth:
             self.accepted[at] /= 2
         self.tried[at] += 1
         self.accepted[at] += accepted
+        if self.missed + self.doubt > 2 * MISSES:
+            self.missed /= 2
+            self.doubt /= 2
+        self.missed += not accepted
+        self.doubt += 1 - confidence
 
 
 @dataclass(slots=True)

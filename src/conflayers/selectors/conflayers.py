@@ -8,7 +8,7 @@ and the least share to skip, is found out while decoding:
 3. By what steps cost here, that is an expected speedup (`forecast`), and says where to look next (`shortlist`).
 4. The best is tried for real, and replaces the incumbent if it is faster beyond doubt (`trials`). Plain decoding is
    among the choices.
-5. When the incumbent does worse than it used to, the text has changed, and the search begins anew.
+5. When the incumbent does worse than it used to, the text has changed, and the search goes on.
 
 The published search is in `conflayers_published`, the rule alone in `conflayers_rule`.
 """
@@ -35,8 +35,8 @@ from conflayers.selectors.trials import MARGIN, Trials
 # New tokens that a look takes in: fewer say little, and on a machine where rows are dear more cost much.
 LEAST_LOOK, MOST_LOOK = 16, 32
 # Time that looks may take: a share of all the time so far, and at the start a few plain steps.
-LOOK_SHARE = 0.006
-LOOK_STEPS = 4.0
+LOOK_SHARE = 0.005
+LOOK_STEPS = 8.0
 # Tokens by which a candidate and the incumbent have to be known before they are compared.
 COMPARED = 64.0
 # Rounds without a promising candidate until the search begins anew: so many at first, doubled each time.
@@ -61,7 +61,7 @@ class ConfLayers:
         clock: seconds, for the price of what was never drafted with.
         shortlist: the candidates, once there are any.
         trials: what is in use and on trial.
-        openings: times the search began.
+        openings, reopened: times the search began with new candidates, and times it went on since the text had changed.
     """
 
     layers: int
@@ -73,6 +73,7 @@ class ConfLayers:
     shortlist: Shortlist | None = None
     trials: Trials = field(init=False)
     openings: int = 0
+    reopened: int = 0
     _searching: bool = True
     _given: Plan | None = None
     _confidences: torch.Tensor | None = None
@@ -143,8 +144,8 @@ class ConfLayers:
         if count < LEAST_LOOK:
             return
         may_spend = self._may_spend()
-        if may_spend and self.trials.drifted:
-            self._begin_anew(state)
+        if self.trials.drifted and self.shortlist is not None:
+            self._forget(self.shortlist)
         elif self._rest_left:
             self._rest_left -= 1
             if not self._rest_left:
@@ -170,6 +171,12 @@ class ConfLayers:
             self.shortlist.remember(before)
         self.openings += 1
 
+    def _forget(self, shortlist: Shortlist) -> None:
+        """The text is another one: what was seen of the old one counts for less, and who lost there may win here."""
+        shortlist.fade()
+        self.trials.drifted, self._rest_left, self._not_before = False, 0, 0
+        self.reopened += 1
+
     def _take_up(self, state: State) -> None:
         """After a rest: what is in use is compared with the others once more; plain decoding with new candidates."""
         if self.shortlist is not None and self.trials.incumbent in self.shortlist.plans:
@@ -178,7 +185,7 @@ class ConfLayers:
             self._begin_anew(state)
 
     def _begin_anew(self, state: State) -> None:
-        """The text is another one: new confidences, from one pass over its last tokens, and new candidates."""
+        """New confidences, from one pass over the last tokens, and new candidates."""
         count, length = min(self.context_window, state.generated), state.body.length
         with state.body.preserve(length - count):
             trace = state.body.forward(state.tokens[length - count : length], rows=1, record=count).trace

@@ -130,7 +130,8 @@ class Shortlist:
 
     def leader(self, costs: Costs) -> tuple[Plan, float] | None:
         """The best of those looked at and the speedup expected of it; None before there were a few looks."""
-        expected = self._forecast(self._rates(), costs)
+        # Few tokens that all agree are no certainty, and near certainty the forecast rises steeply.
+        expected = self._forecast(np.maximum(self._rates() - self._errors() / 2, 0.0), costs)
         expected[self.tried < LEAST_SEEN] = -np.inf
         at = int(expected.argmax())
         if not np.isfinite(expected[at]) or any(not self.tried[one] for one in self._sweep[:2]):
@@ -168,7 +169,7 @@ class Shortlist:
         guessed = HOPE + CURVED * np.maximum(smaller - rates, 0)
         rules = np.array(list(self.plans.values()))
         guessed[~np.isin(rules, rules[seen])] += UNKNOWN_RULE
-        return np.where(seen, np.sqrt(rates * (1 - rates) / (self.tried + 1)), guessed)
+        return np.where(seen, np.sqrt((rates * (1 - rates) + 0.25 / (self.tried + 1)) / (self.tried + 1)), guessed)
 
     def _line(self) -> Array:
         return np.asarray(np.interp(self._sizes, *self._heights()))

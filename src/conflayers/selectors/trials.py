@@ -15,6 +15,8 @@ from conflayers.round import Round
 MARGIN = 1.02
 # ... and by so many standard errors, about 90% on one side.
 CERTAIN = 1.28
+# ... while so many below it are enough to reject: what is in use is known to be no worse.
+DOUBTFUL = 0.7
 # Trials that are not clear after this many times their length end: the incumbent stays.
 PATIENCE = 6
 # Time that trials may have lost: a share of all the time so far, and at the start a few plain steps.
@@ -22,6 +24,8 @@ LOST_SHARE = 0.01
 LOST_STEPS = 1.0
 # Rounds before a trial can be called hopeless: one disturbed measurement must not end it.
 LEAST_ROUNDS = 2
+# Rounds of a trial that do not count: the drafter does not know yet how long drafts by this plan should be.
+BURN_IN = 2
 # Plain steps between a lost trial and the next: this many at first, doubled each time.
 FIRST_WAIT = 8
 LONGEST_WAIT = 1024
@@ -74,6 +78,7 @@ class Trials:
     _wait: int = FIRST_WAIT
     _since: int = FIRST_WAIT
     _turn: bool = True
+    _burnt_in: int = 0  # rounds of the trial so far, those not counted included
 
     @property
     def current(self) -> Plan | None:
@@ -108,7 +113,7 @@ class Trials:
     def begin(self, plan: Plan) -> None:
         """Put `plan` on trial."""
         self._standing.merge(self._lately, MEMORY * self.length)
-        self.trial, self._running, self._lately, self._turn = plan, Yield(), Yield(), True
+        self.trial, self._running, self._lately, self._turn, self._burnt_in = plan, Yield(), Yield(), True, 0
 
     def observe(self, done: Round) -> None:
         """Learn from one round; decide about the trial or the incumbent when there is enough to decide by."""
@@ -120,7 +125,9 @@ class Trials:
             self._since += 1
         elif done.plan == self.trial:
             if done.drafted:
-                self._running.add(done.drafted, done.accepted, done.rows)
+                self._burnt_in += 1
+                if self._burnt_in > BURN_IN:
+                    self._running.add(done.drafted, done.accepted, done.rows)
                 self._lost_seconds = max(self._lost_seconds + seconds - done.kept * self.costs.plain_step, 0.0)
                 self._judge(self.trial)
         elif done.drafted:
@@ -135,7 +142,8 @@ class Trials:
         to_beat, error = self._to_beat()
         lead = (speedup - to_beat) / (error**2 + self._running.error(trial, self.costs) ** 2) ** 0.5 if rounds else 0.0
         hopeless = rounds >= LEAST_ROUNDS and (
-            self._running.optimistic_speedup(trial, self.costs) < to_beat or (rounds >= self.length and lead < -CERTAIN)
+            self._running.optimistic_speedup(trial, self.costs) < to_beat
+            or (rounds >= self.length and lead < -DOUBTFUL)
         )
         better = not hopeless and rounds >= self.length and lead > CERTAIN and speedup > to_beat * MARGIN
         if not hopeless and not better and rounds < PATIENCE * self.length:
@@ -181,7 +189,7 @@ class Trials:
             self.drifted |= self._below >= 2
         if loses:
             self._say(self.incumbent, "given up", self._lately)
-            self.incumbent, self._since, self.drifted = None, 0, True
+            self.incumbent, self._since, self._wait, self.drifted = None, 0, FIRST_WAIT, True
         self._standing.merge(self._lately, MEMORY * self.length)
         self._lately, self._certain = Yield(), False
 
