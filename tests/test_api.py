@@ -109,7 +109,7 @@ def test_a_text_that_no_context_can_hold_is_not_even_tokenized(llm):
         ({"method": "vanilla", "plan": PLAN}, "takes no plan"),
         ({"method": "fixed"}, "needs a plan"),
         ({"variant": "best"}, "variant must be 'default', 'paper', 'rule', not 'best'"),
-        ({"variant": "paper", "fallback": True}, "'fallback' belongs to variant 'default'"),
+        ({"variant": "paper", "fallback": "no"}, "fallback must be true or false"),
         ({"variant": "paper", "lam": 0.1}, "'lam' belongs to variant 'rule'"),
         ({"variant": "rule", "lam": "low"}, "lam must be a number"),
         ({"unit": "layer"}, "'unit' belongs to variant 'paper' or 'rule'"),

@@ -1,7 +1,7 @@
 """The table of methods: what each is, where it comes from, and how it is put together."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
@@ -9,12 +9,23 @@ from conflayers.costs import Costs
 from conflayers.drafters.build import DRAFTER_OPTIONS as DRAFTER_OPTIONS
 from conflayers.drafters.build import build_drafter
 from conflayers.errors import InputError
-from conflayers.options import NOT_HERE
+from conflayers.method_options import (
+    CLASP_OPTIONS,
+    COMMON_OPTIONS,
+    CONFLAYERS_OPTIONS,
+    COSINE_OPTIONS,
+    DRAFT_VERIFY_OPTIONS,
+    KNAPSPEC_OPTIONS,
+    SWIFT_OPTIONS,
+    VARIANTS,
+)
+from conflayers.options import NOT_HERE, yes_or_no
 from conflayers.plan import Plan
 from conflayers.round import Method, Selector, check_selector
 from conflayers.selectors import clasp, conflayers, cosine, draft_verify, knapspec, swift
 from conflayers.selectors.conflayers_published import PublishedConfLayers
 from conflayers.selectors.conflayers_rule import RuleOnly
+from conflayers.selectors.fallback import Fallback
 from conflayers.selectors.fixed import Fixed
 from conflayers.selectors.rule import Settings
 from conflayers.selectors.searching import Searching
@@ -46,53 +57,6 @@ class Entry:
     options: dict[str, str] = field(default_factory=dict)
     drafts: bool = True
     drafting: Mapping[str, Any] = field(default_factory=dict)
-
-
-CONFLAYERS_OPTIONS = {
-    "variant": "'default' sets all by itself; 'paper' searches and drafts as published; 'rule' has lambda by hand",
-    "fallback": "'default': decode plainly where drafts do not pay (True)",
-    "interval": "rounds of a trial (16); 'paper': (30)",
-    "context_window": "tokens whose confidences are averaged (32); 'paper' and 'rule': (100)",
-    "unit": "'paper' and 'rule': 'layer' as published, or 'sublayer' to skip attention and MLP separately",
-    "window": "'paper' and 'rule': the same window for every layer instead of the adaptive one",
-    "lam": "'rule': lambda, higher skips less (0)",
-    "skip_ratio": "'paper': least share of the layers to skip, 0 to 1 (0.4)",
-    "max_iterations": "'paper': candidates tried before the search ends (100)",
-    "max_score": "'paper': the search ends at this mean acceptance (0.95)",
-    "min_accepted": "'paper': ... if also more tokens than this are accepted a round (4)",
-}
-# Which variant of ConfLayers takes which options.
-VARIANTS = {
-    "default": {"fallback", "interval", "context_window"},
-    "paper": {f.name for f in fields(Settings)},
-    "rule": {"lam", "unit", "context_window", "window"},
-}
-SWIFT_OPTIONS = {
-    "skip_ratio": "share of the sublayers to skip, 0 to 1 (0.45)",
-    "context_window": "generated tokens that candidates are scored on (50)",
-    "bayes_interval": "every so-many-th candidate is proposed by Bayesian optimisation (25); 0 for none",
-    "max_iterations": "candidates scored before the search ends (1000)",
-    "max_tolerance": "... or in a row without a better one (300)",
-    "max_score": "... or a share of tokens matched above this (0.93)",
-    "plan_seed": "of the random candidates (2024)",
-}
-CLASP_OPTIONS = {
-    "skip_ratio": "share of the layers to skip, 0 to 1 (0.5)",
-    "interval": "verifications between two searches (128)",
-}
-KNAPSPEC_OPTIONS = {
-    "interval": "verifications between two searches (64)",
-    "rounds": "verifications whose tokens are looked at (5)",
-    "budget": "most share of the weight to skip, 0 to 1 (0.5)",
-}
-COSINE_OPTIONS = {
-    "threshold": "an attention is skipped above this cosine of what goes in and comes out (0.985)",
-    "context_window": "tokens of the prompt's end that are looked at (32)",
-}
-DRAFT_VERIFY_OPTIONS = {
-    "max_iterations": "candidates that `conflayers search` scores at most (1000)",
-    "plan_seed": "of everything random in that search (1)",
-}
 
 
 def _vanilla(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
@@ -132,10 +96,10 @@ def _conflayers(costs: Costs, layers: int, plan: Plan | None, options: Options) 
     variant = options.pop("variant", "default")
     if variant not in VARIANTS:
         raise InputError(f"variant must be {', '.join(map(repr, VARIANTS))}, not {variant!r}")
-    for name in sorted(set(options) - VARIANTS[variant]):
+    for name in sorted(set(options) - VARIANTS[variant] - {"fallback"}):
         others = " or ".join(repr(other) for other, names in VARIANTS.items() if name in names)
         raise InputError(f"{name!r} belongs to variant {others}; variant {variant!r} has no such option")
-    lasting = {name: options.pop(name) for name in ("fallback",) if name in options}
+    lasting = {"fallback": options.pop("fallback")} if "fallback" in options else {}
     _nothing_idle(plan, options)
     selector: conflayers.ConfLayers | PublishedConfLayers | RuleOnly
     if variant == "paper":
@@ -248,7 +212,10 @@ def build_method(name: str | Selector, layers: int, plan: Plan | None = None, /,
     costs = Costs(layers)
     defaults = PUBLISHED_TREE if options.get("variant") == "paper" else entry.drafting
     drafter = build_drafter(options, costs, defaults)
-    return Method(name, drafter, entry.build(costs, layers, plan, options), costs)
+    # The default ConfLayers weighs plain decoding against every plan by itself.
+    guarded = not (name == "conflayers" and options.get("variant", "default") == "default") and _guarded(options)
+    selector = entry.build(costs, layers, plan, options)
+    return Method(name, drafter, Fallback(selector, costs) if guarded else selector, costs)
 
 
 def own_method(selector: Selector, layers: int, plan: Plan | None, options: Options) -> Method:
@@ -264,7 +231,14 @@ def own_method(selector: Selector, layers: int, plan: Plan | None, options: Opti
     if plan is not None:
         raise InputError(f"the selector {kind} names the plans itself: leave out plan, or use method 'fixed' with it")
     costs = Costs(layers)
-    return Method(kind, build_drafter(options, costs, {}), selector, costs)
+    drafter = build_drafter(options, costs, {})
+    return Method(kind, drafter, Fallback(selector, costs) if _guarded(options) else selector, costs)
+
+
+def _guarded(options: Options) -> bool:
+    fallback: bool = options.pop("fallback", False)
+    yes_or_no("fallback", fallback)
+    return fallback
 
 
 def check_names(method: str | Selector, options: Iterable[str], others: Iterable[str] = ()) -> None:
@@ -280,12 +254,12 @@ def check_names(method: str | Selector, options: Iterable[str], others: Iterable
     """
     if not isinstance(method, str):
         check_selector(method)
-        method, allowed = type(method).__name__, DRAFTER_OPTIONS
+        method, allowed = type(method).__name__, COMMON_OPTIONS | DRAFTER_OPTIONS
     elif method not in METHODS:
         return
     else:
         entry = METHODS[method]
-        allowed = {**entry.options, **(DRAFTER_OPTIONS if entry.drafts else {})}
+        allowed = {**entry.options, **(COMMON_OPTIONS | DRAFTER_OPTIONS if entry.drafts else {})}
     for option in options:
         if option in allowed:
             continue

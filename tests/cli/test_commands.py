@@ -40,7 +40,7 @@ def test_methods_are_listed_with_their_options(run):
 def test_methods_as_json(run):
     listed = {row["name"]: row for row in json.loads(run("methods", "--json").stdout)["methods"]}
     assert set(listed) == set(METHODS)
-    assert set(listed["fixed"]["options"]) == set(DRAFTER_OPTIONS)
+    assert set(listed["fixed"]["options"]) == {"fallback", *DRAFTER_OPTIONS}
     assert listed["conflayers"]["source"] == METHODS["conflayers"].source
 
 

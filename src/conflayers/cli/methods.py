@@ -8,9 +8,11 @@ from conflayers.cli.console import out, print_json
 
 def run(as_json: Json = False) -> None:
     """List the methods with their options."""
+    from conflayers.method_options import COMMON_OPTIONS
     from conflayers.methods import DRAFTER_OPTIONS, METHODS
 
-    options = {name: {**entry.options, **(DRAFTER_OPTIONS if entry.drafts else {})} for name, entry in METHODS.items()}
+    common = COMMON_OPTIONS | DRAFTER_OPTIONS
+    options = {name: {**(common if entry.drafts else {}), **entry.options} for name, entry in METHODS.items()}
     if as_json:
         rows = [
             {"name": name, "summary": entry.summary, "source": entry.source, "options": options[name]}

@@ -1,0 +1,104 @@
+"""Any selector, with plain decoding where it loses time: what no published method has. The rule is our own.
+
+Whatever the method does counts, drafts, verifications and search. It runs until it has lost more than it may, then
+decoding is plain until the loss has become small beside all the time so far; then it may try again. So the loss stays
+within a share of the time, a few steps and one round, whatever the method does.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from conflayers.body.contract import Trace
+from conflayers.costs import Costs
+from conflayers.plan import Plan
+from conflayers.round import Round, Selector, State
+
+# What may be lost: a share of all the time so far, and a few plain steps.
+LOST_SHARE = 0.02
+LOST_STEPS = 3.0
+# The method may try again when no more than this share of what may be lost is.
+AGAIN = 0.5
+# Plain steps measured before anything is compared with them, and before each new try.
+WARM_UP = 3
+
+
+@dataclass(slots=True)
+class Fallback:
+    """Watches `inner` and replaces it by plain decoding for a while.
+
+    Attributes:
+        inner: the selector that is watched.
+        costs: with the price of a plain step; whoever runs the rounds lets it observe them first.
+        clock: seconds, for what `inner` itself takes.
+        pausing: whether decoding is plain because `inner` lost too much.
+        lost, elapsed: seconds lost to plain decoding so far, and seconds of all rounds and searches.
+    """
+
+    inner: Selector
+    costs: Costs
+    clock: Callable[[], float] = time.perf_counter
+    pausing: bool = False
+    lost: float = 0.0
+    elapsed: float = 0.0
+    _plain_rounds: int = 0
+    _told: bool = False  # whether `inner` knows of this request
+    _decisions: list[str] = field(default_factory=list)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan in use; None for plain decoding."""
+        plan: Plan | None = None if self.pausing else getattr(self.inner, "plan", None)
+        return plan
+
+    @property
+    def decisions(self) -> list[str]:
+        """What `inner` decided, and then what was decided about it, in words."""
+        return [*getattr(self.inner, "decisions", ()), *self._decisions]
+
+    def start(self, state: State, prefill: Trace | None) -> None:
+        """A request begins; `inner` is told, at its own price, unless decoding is to stay plain throughout."""
+        self.pausing &= self.lost >= AGAIN * self._allowed
+        self._told = not self.pausing
+        if not self._told:
+            return
+        begun = self.clock()
+        self.inner.start(state, prefill)
+        self._count(max(self.clock() - begun, 0.0), 0.0)
+
+    def choose(self) -> Plan | None:
+        """What `inner` chooses, or None."""
+        return None if self.pausing or self._plain_rounds < WARM_UP else self.inner.choose()
+
+    def wants(self) -> int:
+        """What `inner` wants while it is in use."""
+        return 0 if self.pausing else self.inner.wants()
+
+    def learn(self, state: State, done: Round) -> None:
+        """Add up, and decide whether `inner` goes on."""
+        seconds = done.draft_seconds + done.verify_seconds
+        if done.plan is None:
+            self._plain_rounds += 1
+        if self.pausing or self._plain_rounds < WARM_UP:
+            self.elapsed += seconds
+            if self._told and self._plain_rounds >= WARM_UP and self.lost < AGAIN * self._allowed:
+                self.pausing = False
+            return
+        spared = done.kept * self.costs.plain_step if done.plan is not None else seconds
+        begun = self.clock()
+        self.inner.learn(state, done)
+        self._count(seconds + max(self.clock() - begun, 0.0), spared)
+
+    @property
+    def _allowed(self) -> float:
+        return LOST_STEPS * self.costs.plain_step + LOST_SHARE * self.elapsed
+
+    def _count(self, seconds: float, spared: float) -> None:
+        """Take in what was spent, and what plain decoding would have spent on the same tokens."""
+        self.elapsed += seconds
+        self.lost = max(self.lost + seconds - spared, 0.0)
+        if self.costs.known and self.lost > self._allowed:
+            self.pausing, self._plain_rounds = True, 0
+            self.costs.forget_plain()
+            share = self.lost / self.elapsed
+            self._decisions.append(f"plain decoding for a while: {share:.1%} of the time was lost to drafts and search")
