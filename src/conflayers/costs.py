@@ -15,6 +15,8 @@ RECENT = 15
 SIZES = 64
 # ... and how many of them come between two reckonings of it: the price of a row hardly moves from one to the next.
 RECKONED = 8
+# Passes over several rows that are few: the price is reckoned at each of them.
+FEW = 16
 # A row is never taken to be free, whatever the clock says: this share of a plain step.
 LEAST_ROW = 0.003
 # What a row is taken to cost at most until passes of two sizes beyond one row are known, as a share of a plain step:
@@ -130,7 +132,8 @@ class Costs:
 
     @property
     def _row(self) -> float | None:
-        if self._unreckoned >= RECKONED or (self._price is None and self._unreckoned):
+        few = sum(rows > 1 for rows, _ in self._sizes) < FEW if self._unreckoned else False
+        if self._unreckoned >= RECKONED or few:
             self._price, self._unreckoned = _row_price(self._sizes, self._price), 0
         return self._price
 

@@ -110,7 +110,7 @@ def test_a_plan_that_agrees_and_is_cheap_is_adopted_by_what_was_seen_of_it():
     # All of the 12 inner sublayers could go, and three drafted tokens are always accepted.
     assert selector.plan.skipped >= 9
     assert 400 * 16 / body.clock.now > 1.5
-    assert stats.mean_acceptance_length > 3
+    assert stats.mean_acceptance_length > 2.5
 
 
 def test_where_nothing_agrees_no_plan_is_tried_and_looks_are_few():

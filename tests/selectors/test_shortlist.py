@@ -33,7 +33,7 @@ def search(listed: Shortlist, acceptance, most: int = 40) -> list[Plan]:
         if plan is None or (leader and plan == leader[0]):
             break
         looks.append(plan)
-        listed.count(plan, 32 * acceptance(plan), 32, 32 * now)
+        listed.count(plan, 32 * acceptance(plan), 0, 32, 32 * now)
     return looks
 
 
@@ -71,10 +71,10 @@ def test_another_rule_wins_where_its_plans_are_better():
 
 def test_a_rule_whose_plan_was_bad_comes_later():
     listed = shortlist()
-    listed.count(LEAST_PLANS[3], 30, 32, 32)
-    listed.count(LEAST_PLANS[5], 20, 32, 64)
+    listed.count(LEAST_PLANS[3], 30, 0, 32, 32)
+    listed.count(LEAST_PLANS[5], 20, 0, 32, 64)
     before = listed.acceptance(VALLEY_PLANS[0])
-    listed.count(VALLEY_PLANS[1], 3, 32, 96)
+    listed.count(VALLEY_PLANS[1], 3, 0, 32, 96)
 
     assert listed.acceptance(VALLEY_PLANS[0]) < before - 0.3
 
@@ -82,16 +82,16 @@ def test_a_rule_whose_plan_was_bad_comes_later():
 def test_nobody_leads_before_the_first_two_looks():
     listed = shortlist()
     assert listed.leader(costs()) is None
-    listed.count(LEAST_PLANS[3], 32, 32, 32)
+    listed.count(LEAST_PLANS[3], 32, 0, 32, 32)
     assert listed.leader(costs()) is None
-    listed.count(LEAST_PLANS[5], 32, 32, 64)
+    listed.count(LEAST_PLANS[5], 32, 0, 32, 64)
     assert listed.leader(costs())[0] == LEAST_PLANS[5]
 
 
 def test_who_lost_for_real_is_out_until_old_looks_fade():
     listed = shortlist()
     for at in (3, 5):
-        listed.count(LEAST_PLANS[at], 32, 32, 32 * at)
+        listed.count(LEAST_PLANS[at], 32, 0, 32, 32 * at)
     listed.out.add(LEAST_PLANS[5])
     assert listed.leader(costs())[0] == LEAST_PLANS[3]
     listed.fade()
@@ -103,7 +103,7 @@ def test_who_lost_for_real_is_out_until_old_looks_fade():
 def test_old_tokens_give_way_to_new_ones():
     listed = shortlist()
     for look in range(20):
-        listed.count(LEAST_PLANS[0], 0 if look < 10 else 32, 32, 32 * look)
+        listed.count(LEAST_PLANS[0], 0 if look < 10 else 32, 0, 32, 32 * look)
 
     assert listed.seen(LEAST_PLANS[0]) == ENOUGH
     assert listed.acceptance(LEAST_PLANS[0]) > 0.7
@@ -112,7 +112,7 @@ def test_old_tokens_give_way_to_new_ones():
 
 def test_another_list_takes_over_what_was_seen_of_the_same_plans():
     old, new = shortlist(), Shortlist({LEAST_PLANS[2]: LEAST, Plan.layers([8]): LEAST}, LAYERS, Savings(0.1, 0.1))
-    old.count(LEAST_PLANS[2], 16, 32, 40)
+    old.count(LEAST_PLANS[2], 16, 0, 32, 40)
     new.remember(old)
 
     assert new.seen(LEAST_PLANS[2]) == FADED * 32
@@ -123,6 +123,6 @@ def test_another_list_takes_over_what_was_seen_of_the_same_plans():
 def test_nothing_is_worth_a_look_where_even_hope_loses():
     listed = shortlist()
     for plan in LEAST_PLANS + VALLEY_PLANS:
-        listed.count(plan, 0, 256, 256)
+        listed.count(plan, 0, 0, 256, 256)
 
     assert listed.next(costs(), 1.0) is None

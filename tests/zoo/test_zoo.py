@@ -56,8 +56,8 @@ def test_no_method_accepts_less_than_it_did(name, method):
 def test_the_dropout_models_have_layers_to_spare_and_the_control_has_not():
     kept = {name: card(name)["agreement"]["the later half but the last"] for name in NAMES}
 
-    assert kept["dropout-16"] > 0.8
-    assert kept["dropout-24"] > 0.8
+    assert kept["dropout-16"] > 0.75
+    assert kept["dropout-24"] > 0.75
     assert kept["control-16"] < 0.5
 
 

@@ -65,7 +65,7 @@ class Worth:
             self.missed /= 2
             self.doubt /= 2
         self.missed += not accepted
-        self.doubt += 1 - confidence
+        self.doubt += 1 - confidence if confidence >= 0 else 1.0  # maybe not a number
 
 
 @dataclass(slots=True)

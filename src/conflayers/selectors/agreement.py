@@ -14,9 +14,15 @@ from conflayers.round import State
 from conflayers.sampling import Greedy, Processed
 from conflayers.selectors.teacher_forced import matchness
 
+# Siblings that a token which the draft does not say may be among.
+SIBLINGS = 5
 
-def agreement(state: State, plan: Plan, count: int) -> float:
-    """Of the last `count` generated tokens, how many the draft of `plan` says itself.
+
+def agreement(state: State, plan: Plan, count: int) -> tuple[float, float]:
+    """Of the last `count` generated tokens, how many the draft of `plan` says itself, and how many it nearly says.
+
+    Nearly said are those among the few next likely ones, which a tree has as siblings; they are counted for plain
+    greedy decoding on bodies that verify trees, and are none elsewhere.
 
     Where tokens are drawn and draft and target do not share their noise, it is the expected number accepted by
     rejection sampling, the sum of min(p, q), which takes a second pass, by the whole model. A model that cannot verify
@@ -28,11 +34,11 @@ def agreement(state: State, plan: Plan, count: int) -> float:
         count: 1 or more.
 
     Returns:
-        0 to `count`.
+        Two numbers of 0 or more, together at most `count`.
     """
     tokens, length = state.tokens, state.body.length
     if not state.body.trees:
-        return matchness(state, plan, length - count, length + 1) * count
+        return matchness(state, plan, length - count, length + 1) * count, 0.0
     asked = tokens[length - count : length]
     with state.body.running(plan):
         said = state.body.replay(asked)
@@ -41,16 +47,19 @@ def agreement(state: State, plan: Plan, count: int) -> float:
     with state.body.running(FULL):
         target = state.body.replay(asked)
     assert isinstance(state.sampler, Processed)
-    return _overlap(state.sampler, tokens, length - count, said, target)
+    return _overlap(state.sampler, tokens, length - count, said, target), 0.0
 
 
-def _named(sampler: Greedy, tokens: Sequence[int], first: int, said: torch.Tensor) -> int:
-    """How many of the tokens from `first` + 1 on the sampler takes from these logits [tokens, vocabulary]."""
+def _named(sampler: Greedy, tokens: Sequence[int], first: int, said: torch.Tensor) -> tuple[float, float]:
+    """Of the tokens from `first` + 1 on, how many the sampler takes from the logits [tokens, vocabulary], or nearly."""
     wanted = tokens[first + 1 : first + 1 + len(said)]
     if type(sampler) is Greedy and not sampler.processors:
-        return sum(a == b for a, b in zip(said.float().argmax(-1).tolist(), wanted, strict=True))
+        best = said.float().topk(min(1 + SIBLINGS, said.shape[-1]), -1).indices.tolist()
+        places = [row.index(token) if token in row else None for row, token in zip(best, wanted, strict=True)]
+        named = places.count(0)
+        return named, len(places) - places.count(None) - named
     proposals = (sampler.propose(tokens[: first + 1 + row], logits) for row, logits in enumerate(said))
-    return sum(p is not None and p.token == token for p, token in zip(proposals, wanted, strict=True))
+    return sum(p is not None and p.token == token for p, token in zip(proposals, wanted, strict=True)), 0.0
 
 
 def _overlap(sampler: Processed, tokens: Sequence[int], first: int, said: torch.Tensor, target: torch.Tensor) -> float:
@@ -58,5 +67,5 @@ def _overlap(sampler: Processed, tokens: Sequence[int], first: int, said: torch.
     for row, logits in enumerate(said):
         prefix = tokens[: first + 1 + row]
         q, p = (sampler.scores(prefix, scores).softmax(-1) for scores in (logits, target[row]))
-        shared += float(torch.minimum(p, q).sum())
+        shared += float(torch.minimum(p, q).nan_to_num(0.0).sum())  # a draft may be no number
     return shared

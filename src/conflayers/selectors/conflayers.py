@@ -37,8 +37,10 @@ LEAST_LOOK, MOST_LOOK = 16, 32
 # Time that looks may take: a share of all the time so far, and at the start a few plain steps.
 LOOK_SHARE = 0.005
 LOOK_STEPS = 8.0
-# Tokens by which a candidate and the incumbent have to be known before they are compared.
-COMPARED = 64.0
+# ... fewer where a text is short, as a share of its tokens.
+MOST_OF_A_TEXT = 0.05
+# Tokens by which a candidate has to be known before it is tried, and both it and the incumbent where there is one.
+KNOWN, COMPARED = 32.0, 64.0
 # Rounds without a promising candidate until the search begins anew: so many at first, doubled each time.
 FIRST_REST, LONGEST_REST = 512, 1 << 16
 # What it takes to open the search, in plain steps: four short ones.
@@ -118,6 +120,11 @@ class ConfLayers:
         """Take the confidences of the first prompt."""
         if prefill is not None:
             self._confidences = sublayer_confidences(prefill).mean(-1)
+        if self.trials.incumbent is None and self.shortlist is not None:
+            # Another text: whoever lost on the last one may win on this.
+            self.shortlist.out.clear()
+            self._rest, self._rest_left, self._news = FIRST_REST, 0, True
+            self._bias = (1 + self._bias) / 2
 
     def choose(self) -> Plan | None:
         """The plan on trial, the incumbent, or None for plain decoding."""
@@ -136,14 +143,18 @@ class ConfLayers:
             if self.trials.ready and self.trials.incumbent is None:
                 self.trials.begin(self._given)
         elif self._searching and self.trials.measured and state.left and self._confidences is not None:
+            before, begun = self._spent, self.clock()
             self._search(state)
+            # By the clock where it moves, since a look is more than its pass.
+            took = max(self.clock() - begun, 0.0) / self.costs.plain_step if self.costs.plain_step > 0 else 0.0
+            self._spent = max(self._spent, before + took)
 
     def _search(self, state: State) -> None:
         """Look at a candidate while there is one worth it and time for it; else try the one that is the best so far."""
         count = min(MOST_LOOK, state.generated)
         if count < LEAST_LOOK:
             return
-        may_spend = self._may_spend()
+        may_spend = self._may_spend(state.left)
         if self.trials.drifted and self.shortlist is not None:
             self._forget(self.shortlist)
         elif self._rest_left:
@@ -174,7 +185,8 @@ class ConfLayers:
     def _forget(self, shortlist: Shortlist) -> None:
         """The text is another one: what was seen of the old one counts for less, and who lost there may win here."""
         shortlist.fade()
-        self.trials.drifted, self._rest_left, self._not_before = False, 0, 0
+        self.trials.drifted, self._rest, self._rest_left, self._not_before = False, FIRST_REST, 0, 0
+        self._bias = (1 + self._bias) / 2
         self.reopened += 1
 
     def _take_up(self, state: State) -> None:
@@ -192,6 +204,7 @@ class ConfLayers:
         assert trace is not None
         self._confidences = sublayer_confidences(trace).mean(-1)
         self.trials.drifted, self._rest_left = False, 0
+        self._bias, self._savings = (1 + self._bias) / 2, None
         self._spent += 1.0
         self._open(state)
 
@@ -208,19 +221,24 @@ class ConfLayers:
         if fresh < LEAST_LOOK:
             self._not_before = self._tokens + LEAST_LOOK - fresh
             return
-        shortlist.count(plan, agreement(state, plan, fresh), fresh, self._tokens)
+        shortlist.count(plan, *agreement(state, plan, fresh), fresh, self._tokens)
         self._spent += self._price(shortlist, plan, fresh)
         self._news = True
 
     def _worth_a_look(self, shortlist: Shortlist) -> Plan | None:
         """Whoever may be better than all that is known; None where nobody is."""
         best = self._better(shortlist)
-        if best is not None and self.trials.incumbent is not None:
-            least_known = min(best, self.trials.incumbent, key=shortlist.seen)
-            if shortlist.seen(least_known) < COMPARED:
-                return least_known
+        if best is not None and (unknown := self._unknown(shortlist, best)) is not None:
+            return unknown
         leads = shortlist.speedup(best, self.costs) if best is not None else 0.0
         return shortlist.next(self.costs, max(leads, self._to_beat(shortlist) / self._bias))
+
+    def _unknown(self, shortlist: Shortlist, best: Plan) -> Plan | None:
+        """Of what a trial would compare, whatever not enough was seen of."""
+        if self.trials.incumbent is None:
+            return best if shortlist.seen(best) < KNOWN else None
+        least_known = min(best, self.trials.incumbent, key=shortlist.seen)
+        return least_known if shortlist.seen(least_known) < COMPARED else None
 
     def _better(self, shortlist: Shortlist) -> Plan | None:
         """The best so far, if more is expected of it than of what is in use."""
@@ -230,9 +248,9 @@ class ConfLayers:
         return best[0] if best[1] * self._bias > self._to_beat(shortlist) * MARGIN else None
 
     def _try_the_best(self, shortlist: Shortlist) -> bool:
-        """Put it on trial; against an incumbent only once both are known well, against plain decoding at once."""
-        plan, incumbent = self._better(shortlist), self.trials.incumbent
-        if plan is None or (incumbent and min(map(shortlist.seen, (plan, incumbent))) < COMPARED):
+        """Put it on trial, once enough was seen of it."""
+        plan = self._better(shortlist)
+        if plan is None or self._unknown(shortlist, plan) is not None:
             return False
         self._forecast, self._judged = shortlist.speedup(plan, self.costs), self.trials.finished
         self.trials.begin(plan)
@@ -251,7 +269,11 @@ class ConfLayers:
             return
         if self.trials.finished > self._judged:
             self._judged = self.trials.finished
-            self._bias = (self._bias + self.trials.last_speedup / self._forecast) / 2
+            # A trial that ended early tells little.
+            weight = self.trials.last_rounds / (self.trials.last_rounds + self.interval) / 2
+            self._bias += weight * (self.trials.last_speedup / self._forecast - self._bias)
+            if self.trials.last_won:
+                self._rest = FIRST_REST
         if self.trials.lost is not None:
             self.shortlist.out.add(self.trials.lost)
             self.trials.lost = None
@@ -262,6 +284,7 @@ class ConfLayers:
         plain = self.costs.plain_step
         return step * (1 + (self.costs.row_seconds * count / plain if plain > 0 else 0.0))
 
-    def _may_spend(self) -> bool:
+    def _may_spend(self, left: int) -> bool:
         plain = self.costs.plain_step
-        return self._spent < LOOK_STEPS + (LOOK_SHARE * self.trials.elapsed / plain if plain > 0 else 0.0)
+        at_first = min(LOOK_STEPS, MOST_OF_A_TEXT * (self._tokens + left))
+        return self._spent < at_first + (LOOK_SHARE * self.trials.elapsed / plain if plain > 0 else 0.0)

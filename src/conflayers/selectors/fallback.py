@@ -57,12 +57,14 @@ class Fallback:
         return [*getattr(self.inner, "decisions", ()), *self._decisions]
 
     def start(self, state: State, prefill: Trace | None) -> None:
-        """A request begins; `inner` is told, at its own price, unless decoding is to stay plain throughout."""
+        """A request begins; `inner` is told, at its own price, when it is in use again."""
         self.pausing &= self.lost >= AGAIN * self._allowed
-        self._told = not self.pausing
-        if not self._told:
-            return
-        begun = self.clock()
+        self._told = False
+        if not self.pausing:
+            self._tell(state, prefill)
+
+    def _tell(self, state: State, prefill: Trace | None) -> None:
+        self._told, begun = True, self.clock()
         self.inner.start(state, prefill)
         self._count(max(self.clock() - begun, 0.0), 0.0)
 
@@ -81,8 +83,10 @@ class Fallback:
             self._plain_rounds += 1
         if self.pausing or self._plain_rounds < WARM_UP:
             self.elapsed += seconds
-            if self._told and self._plain_rounds >= WARM_UP and self.lost < AGAIN * self._allowed:
+            if self.pausing and self._plain_rounds >= WARM_UP and self.lost < AGAIN * self._allowed:
                 self.pausing = False
+                if not self._told:
+                    self._tell(state, None)
             return
         spared = done.kept * self.costs.plain_step if done.plan is not None else seconds
         begun = self.clock()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from conflayers.costs import Costs
 from conflayers.plan import Plan
 from conflayers.round import State
+from conflayers.selectors.agreement import SIBLINGS
 
 Array = NDArray[np.float64]
 
@@ -70,22 +71,27 @@ def draft_steps(plans: Sequence[Plan], savings: Savings, costs: Costs) -> Array:
     return np.asarray(np.maximum(np.array(shares), LEAST_STEP))
 
 
-def speedups(acceptance: Array, draft_step: Array, costs: Costs) -> Array:
+def speedups(acceptance: Array, draft_step: Array, costs: Costs, nearly: float = 0.0) -> Array:
     """Expected tokens per second over plain decoding's, each at its best draft length; below 1 where none pays.
 
     A chain of length g brings (1 - a^(g + 1)) / (1 - a) tokens a round on average, if each token is accepted with
-    probability a once all before it are, and takes g draft steps and a pass over g + 1 rows.
+    probability a once all before it are, and takes g draft steps and a pass over g + 1 rows. Where siblings are
+    verified, a share `nearly` of the first misses is made good, for some more rows.
 
     Args:
         acceptance: of each candidate, 0 to 1.
         draft_step: of each candidate, in plain steps.
         costs: what verifications take.
+        nearly: of the tokens that a draft does not name, the share that its siblings hold, 0 to 1.
     """
     lengths = np.arange(1, LONGEST + 1)
     powers = np.cumprod(np.repeat(acceptance[:, None], LONGEST, 1), axis=1)
     tokens = 1 + np.cumsum(powers, axis=1)
-    seconds = lengths * draft_step[:, None] + _verifications(lengths + 1, costs)
-    best: Array = (tokens / seconds).max(axis=1)
+    missed = 1 - powers
+    seconds = lengths * draft_step[:, None]
+    chains = tokens / (seconds + _verifications(lengths + 1, costs))
+    trees = (tokens + nearly * missed) / (seconds + _verifications(lengths * (1 + SIBLINGS) + 1, costs))
+    best: Array = np.maximum(chains, trees).max(axis=1)
     return best
 
 

@@ -24,6 +24,8 @@ UNKNOWN_RULE = 0.2
 CURVED = 0.75
 # Tokens after which a candidate is known well enough; old ones fade as new ones come.
 ENOUGH = 256.0
+# Of the tokens nearly named, how many are taken to be verified: trees are narrow where they are not worth it.
+VERIFIED = 0.5
 # What is left of old looks' weight when a search is taken up again.
 FADED = 0.25
 # Shares of the layers skipped by the candidates that are looked at first.
@@ -52,6 +54,8 @@ class Shortlist:
     agreed: Array = field(init=False)
     latest: Array = field(init=False)
     out: set[Plan] = field(default_factory=set)
+    _missed: float = 0.0
+    _nearly: float = 0.0
     _order: list[Plan] = field(init=False)
     _sizes: Array = field(init=False)
     _sweep: list[int] = field(init=False)
@@ -70,14 +74,16 @@ class Shortlist:
         """Candidates looked at."""
         return int((self.tried > 0).sum())
 
-    def count(self, plan: Plan, agreed: float, tried: int, now: int) -> None:
-        """A look, when the task had `now` tokens: of the last `tried` of them the candidate named `agreed`."""
+    def count(self, plan: Plan, agreed: float, nearly: float, tried: int, now: int) -> None:
+        """A look, when the task had `now` tokens: of the last `tried` the candidate named `agreed`, others `nearly`."""
         at = self._order.index(plan)
         if self.tried[at] + tried > ENOUGH:
             self._scale(at, max(ENOUGH - tried, 0.0) / self.tried[at])
         self.tried[at] += tried
         self.agreed[at] += agreed
         self.latest[at] = now
+        self._missed += tried - agreed
+        self._nearly += nearly
 
     def fade(self) -> None:
         """Trust what was seen less, and give those a chance that lost: it is long ago."""
@@ -94,6 +100,7 @@ class Shortlist:
                     before.agreed[was],
                     before.latest[was],
                 )
+        self._missed, self._nearly = before._missed, before._nearly
         self._scale(slice(None), FADED)
 
     def _memory(self) -> tuple[Array, Array, Array]:
@@ -131,22 +138,28 @@ class Shortlist:
     def leader(self, costs: Costs) -> tuple[Plan, float] | None:
         """The best of those looked at and the speedup expected of it; None before there were a few looks."""
         # Few tokens that all agree are no certainty, and near certainty the forecast rises steeply.
-        expected = self._forecast(np.maximum(self._rates() - self._errors() / 2, 0.0), costs)
+        expected = self._forecast(np.maximum(self._rates() - self._errors(), 0.0), costs)
         expected[self.tried < LEAST_SEEN] = -np.inf
         at = int(expected.argmax())
-        if not np.isfinite(expected[at]) or any(not self.tried[one] for one in self._sweep[:2]):
+        if not np.isfinite(expected[at]) or self.looked_at < min(2, len(self._order)):
             return None
         return self._order[at], float(expected[at])
 
     def speedup(self, plan: Plan, costs: Costs) -> float:
         """What a candidate's speedup is thought to be."""
         at = self._order.index(plan)
-        return float(speedups(self._rates()[at : at + 1], draft_steps([plan], self.savings, costs), costs)[0])
+        steps = draft_steps([plan], self.savings, costs)
+        return float(speedups(self._rates()[at : at + 1], steps, costs, self._caught)[0])
 
     def _forecast(self, acceptance: Array, costs: Costs) -> Array:
-        found = speedups(acceptance, draft_steps(self._order, self.savings, costs), costs)
+        found = speedups(acceptance, draft_steps(self._order, self.savings, costs), costs, self._caught)
         found[[plan in self.out for plan in self._order]] = -np.inf
         return found
+
+    @property
+    def _caught(self) -> float:
+        """Of the tokens that a candidate does not name, the share that siblings make good: one figure for all."""
+        return VERIFIED * self._nearly / max(self._missed, 1.0)
 
     def _rates(self) -> Array:
         """Acceptance as seen, with the weight of one token against it; as guessed where nothing was seen."""

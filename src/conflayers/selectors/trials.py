@@ -19,16 +19,20 @@ CERTAIN = 1.28
 DOUBTFUL = 0.7
 # Trials that are not clear after this many times their length end: the incumbent stays.
 PATIENCE = 6
-# Time that trials may have lost: a share of all the time so far, and at the start a few plain steps.
-LOST_SHARE = 0.01
-LOST_STEPS = 1.0
+# Time that drafts may have lost to plain decoding: a share of all the time so far, and at the start a few plain steps.
+# What they gain pays for it, so that a plan that wins on one text may do a little worse than nothing on another.
+LOST_SHARE = 0.02
+LOST_STEPS = 4.0
+# A verification that took more plain steps than this was disturbed.
+DISTURBED = 3.0
+# Nothing is tried again before the loss is this much smaller than what may be lost.
+AGAIN = 0.5
 # Rounds before a trial can be called hopeless: one disturbed measurement must not end it.
-LEAST_ROUNDS = 2
+LEAST_ROUNDS = 4
 # Rounds of a trial that do not count: the drafter does not know yet how long drafts by this plan should be.
 BURN_IN = 2
-# Plain steps between a lost trial and the next: this many at first, doubled each time.
-FIRST_WAIT = 8
-LONGEST_WAIT = 1024
+# Plain steps, or rounds of the incumbent, between two trials.
+WAIT = 8
 # Plain steps measured before anything is compared with them, and again before a decision and after this many reviews of
 # the incumbent: the price of a plain step drifts with the context and the machine like any other.
 WARM_UP = 3
@@ -49,7 +53,8 @@ class Trials:
         costs: what draft steps and verifications take; whoever runs the rounds lets it observe them first.
         incumbent: the plan in use, None for plain decoding.
         trial: the plan on trial, if any.
-        finished, last_won, last_speedup: trials so far, whether the last one was adopted, and what it brought.
+        finished, last_won: trials so far, and whether the last one was adopted.
+        last_speedup, last_rounds: what it brought, and over how many rounds.
         lost: the plan that lost last on trial; whoever acts on it sets it back.
         drifted: whether the incumbent lately brought less than it used to, or was given up; likewise.
         decisions: what became of every trial and every incumbent, in words.
@@ -63,6 +68,7 @@ class Trials:
     finished: int = 0
     last_won: bool = False
     last_speedup: float = 1.0
+    last_rounds: float = 0
     lost: Plan | None = None
     drifted: bool = False
     decisions: list[str] = field(default_factory=list)
@@ -75,8 +81,7 @@ class Trials:
     _elapsed: float = 0.0
     _lost_seconds: float = 0.0
     _plain_rounds: int = 0
-    _wait: int = FIRST_WAIT
-    _since: int = FIRST_WAIT
+    _since: int = WAIT
     _turn: bool = True
     _burnt_in: int = 0  # rounds of the trial so far, those not counted included
 
@@ -103,12 +108,16 @@ class Trials:
     @property
     def ready(self) -> bool:
         """Whether another candidate may be tried now."""
-        if not self.measured or self._since < self._wait:
+        if not self.measured or self._since < WAIT:
             return False
         if not self.fallback:
             # A start that was given is measured before anything is compared with it.
             return self.incumbent is None or self._standing.rounds > 0
-        return self._lost_seconds < LOST_STEPS * self.costs.plain_step + LOST_SHARE * self._elapsed
+        return self._lost_seconds < AGAIN * self._may_lose
+
+    @property
+    def _may_lose(self) -> float:
+        return LOST_STEPS * self.costs.plain_step + LOST_SHARE * self._elapsed
 
     def begin(self, plan: Plan) -> None:
         """Put `plan` on trial."""
@@ -128,22 +137,33 @@ class Trials:
                 self._burnt_in += 1
                 if self._burnt_in > BURN_IN:
                     self._running.add(done.drafted, done.accepted, done.rows)
-                self._lost_seconds = max(self._lost_seconds + seconds - done.kept * self.costs.plain_step, 0.0)
+                self._weigh(seconds, done)
                 self._judge(self.trial)
         elif done.drafted:
+            self._weigh(seconds, done)
             self._lately.add(done.drafted, done.accepted, done.rows)
             if self.trial is None:
                 self._since += 1
                 self._review()
+
+    def _weigh(self, seconds: float, done: Round) -> None:
+        plain = self.costs.plain_step
+        # No draft step costs more than a plain one, and no pass several of them: longer rounds were disturbed.
+        took = min(seconds, (done.drafted + DISTURBED) * plain)
+        self._lost_seconds = max(self._lost_seconds + took - done.kept * plain, 0.0)
 
     def _judge(self, trial: Plan) -> None:
         """Adopt or reject the trial once that is clear; where it never becomes clear, reject it."""
         rounds, speedup = self._running.rounds, self._running.speedup(trial, self.costs)
         to_beat, error = self._to_beat()
         lead = (speedup - to_beat) / (error**2 + self._running.error(trial, self.costs) ** 2) ** 0.5 if rounds else 0.0
-        hopeless = rounds >= LEAST_ROUNDS and (
-            self._running.optimistic_speedup(trial, self.costs) < to_beat
-            or (rounds >= self.length and lead < -DOUBTFUL)
+        spent = self.fallback and self._lost_seconds > self._may_lose
+        hopeless = spent or (
+            rounds >= LEAST_ROUNDS
+            and (
+                self._running.optimistic_speedup(trial, self.costs) < to_beat
+                or (rounds >= self.length and lead < -DOUBTFUL)
+            )
         )
         better = not hopeless and rounds >= self.length and lead > CERTAIN and speedup > to_beat * MARGIN
         if not hopeless and not better and rounds < PATIENCE * self.length:
@@ -151,14 +171,14 @@ class Trials:
         if better and self._measure_plain_steps_first():
             return
         self._say(trial, "adopted" if better else "rejected", self._running)
-        self.finished, self.last_won, self.last_speedup = self.finished + 1, better, speedup
+        self.finished, self.last_won = self.finished + 1, better
+        self.last_speedup, self.last_rounds = speedup, rounds
         if better:
             self.incumbent, self._standing, self._lately = trial, self._running, Yield()
-            self._wait, self._below = self.length, 0
+            self._below = 0
         else:
             self.lost = trial
             self.costs.forget(trial)
-            self._wait = min(2 * self._wait, LONGEST_WAIT)
         self.trial, self._certain, self._since = None, False, 0
 
     def _to_beat(self) -> tuple[float, float]:
@@ -173,13 +193,13 @@ class Trials:
         return max(plain, standing)
 
     def _review(self) -> None:
-        """Measure the incumbent again; give it up if it loses, and say so if it does worse than it used to."""
+        """Measure the incumbent again; give it up if it has lost too much, and say if it does worse than it used to."""
         if self.incumbent is None or self._lately.rounds < self.length:
             return
         lately, costs = self._lately.speedup(self.incumbent, self.costs), self.costs
         error = self._lately.error(self.incumbent, costs)
-        loses = self.fallback and lately < 1.0 and (lately + error < 1.0 or self._overall() < 1.0)
-        self._reviews += 1
+        loses = self.fallback and lately < 1.0 and self._lost_seconds > self._may_lose
+        self._reviews += not self._certain
         if (loses or self._reviews % REVIEWS == 0) and self._measure_plain_steps_first():
             return
         if self._standing.rounds:
@@ -189,17 +209,9 @@ class Trials:
             self.drifted |= self._below >= 2
         if loses:
             self._say(self.incumbent, "given up", self._lately)
-            self.incumbent, self._since, self._wait, self.drifted = None, 0, FIRST_WAIT, True
+            self.incumbent, self._since, self.drifted = None, 0, True
         self._standing.merge(self._lately, MEMORY * self.length)
         self._lately, self._certain = Yield(), False
-
-    def _overall(self) -> float:
-        """The incumbent's speedup over all that is remembered of it."""
-        assert self.incumbent is not None
-        both = Yield()
-        both.merge(self._standing, self._standing.rounds)
-        both.merge(self._lately, both.rounds + self._lately.rounds)
-        return both.speedup(self.incumbent, self.costs)
 
     def _measure_plain_steps_first(self) -> bool:
         """Before a decision against or for plain decoding: have a few plain steps measured now. False once they are."""
