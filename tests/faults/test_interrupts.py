@@ -27,6 +27,8 @@ REQUESTS = {
     "tree": {**TREE, "plan": Plan(frozenset({1, 3}), frozenset({1}))},
     "search": {"interval": 1, "context_window": 4, "fallback": False, "draft_length": 2},
 }
+# A search looks at nothing before there is some text.
+NEW_TOKENS = {"search": 22}
 
 
 class Interrupt:
@@ -42,8 +44,9 @@ class Interrupt:
 
     def __call__(self, frame, event, argument):
         path = frame.f_code.co_filename
-        if frame.f_code.co_flags & inspect.CO_GENERATOR and not path.startswith(HOME):
-            return None  # torch drops generators half-read, and Python ignores what is raised while it closes them
+        generates = frame.f_code.co_flags & inspect.CO_GENERATOR
+        if generates and (frame.f_code.co_name == "<genexpr>" or not path.startswith(HOME)):
+            return None  # generators are dropped half-read, and Python ignores what is raised while it closes them
         if self._counts(frame, event):
             self.moments += 1
             if self.moments == self.at:
@@ -73,7 +76,7 @@ def interrupted(llm: Llm, request: str, interrupt: Interrupt) -> bool:
     """Whether the request met its interrupt; the model is checked where it did."""
     try:
         with tracing(interrupt):
-            llm.generate(PROMPT, max_new_tokens=6, **REQUESTS[request])
+            llm.generate(PROMPT, max_new_tokens=NEW_TOKENS.get(request, 6), **REQUESTS[request])
     except KeyboardInterrupt:
         # The traceback is still held here, and all its frames with it, as an interactive session holds it.
         assert_clean(llm)
@@ -97,13 +100,14 @@ def test_an_interrupt_at_any_moment(llm, fresh, request_, only):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_an_interrupt_at_every_third_moment_where_models_are_changed(llm, fresh, request_):
+def test_an_interrupt_at_every_few_moments_where_models_are_changed(llm, fresh, request_):
     whole = Interrupt(only=CRITICAL)
     assert not interrupted(llm, request_, whole)
 
-    met = [interrupted(llm, request_, Interrupt(at, CRITICAL)) for at in range(1, whole.moments, 3)]
+    moments = range(1, whole.moments, max(3, whole.moments // 300))
+    met = [interrupted(llm, request_, Interrupt(at, CRITICAL)) for at in moments]
 
-    assert sum(met) > 0.25 * whole.moments
+    assert sum(met) > 0.75 * len(moments)
     assert_as_new(llm, fresh)
 
 
