@@ -40,6 +40,8 @@ RULE = {"variant": "rule", "context_window": 8, "confidence_stop": 0.3}
 )
 def test_a_search_over_several_prompts_never_changes_a_word(llm, search):
     task = llm.task("conflayers", **search)
+    if "variant" not in search:
+        task.selector.clock = lambda: 0.0  # looks are not cut short on a slow machine
     for seed in range(3):
         prompt = [(seed + 7 * i) % 128 for i in range(20 + seed)]
         plain = llm.generate(prompt, method="vanilla", max_new_tokens=96).token_ids
