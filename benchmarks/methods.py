@@ -21,8 +21,11 @@ from typing import Any
 import torch
 
 import conflayers
-from conflayers.api import Llm
+from conflayers.api import Llm, Result
+from conflayers.cli.arguments import parse_options
 from conflayers.round import Method
+from conflayers.search.data import read_prompts
+from conflayers.stats import Stats
 
 HELD_OUT = Path(__file__).parent.parent / "tests/zoo/held_out.jsonl"
 METHODS = (
@@ -40,42 +43,31 @@ class Row:
     name: str
     task: Method
     seconds: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    select: float = 0.0
-    prefill: float = 0.0
-    drafted: int = 0
-    accepted: int = 0
-    passes: int = 0
+    total: Stats = field(default_factory=Stats)
     identical: int = 0
 
-    def add(self, result: Any, reference: list[int]) -> None:
+    def add(self, result: Result, reference: list[int]) -> None:
         """Count one prompt."""
-        stats = result.stats
-        self.seconds.append(stats.total_seconds)
-        self.tokens.append(stats.new_tokens)
-        self.select += stats.select_seconds
-        self.prefill += stats.prefill_seconds
-        self.drafted += stats.num_draft_tokens
-        self.accepted += stats.num_accepted_draft_tokens - stats.num_accepted_sibling_tokens
-        self.passes += stats.num_spec_steps + stats.num_plain_steps
+        self.seconds.append(result.stats.total_seconds)
+        self.total.include(result.stats)
         self.identical += result.token_ids == reference
 
     def document(self, plain: "Row", layers: int) -> dict[str, Any]:
         """The row of the table."""
-        seconds, tokens, plan = sum(self.seconds), sum(self.tokens), self.task.plan
+        total, plan = self.total, self.task.plan
         half = len(self.seconds) // 2
         return {
             "method": self.name,
-            "tokens_per_second": round(tokens / seconds, 2),
-            "speedup": round(sum(plain.seconds) / seconds, 3),
+            "tokens_per_second": round(total.tokens_per_second, 2),
+            "speedup": round(sum(plain.seconds) / sum(self.seconds), 3),
             "interval": [round(value, 3) for value in bootstrap(plain.seconds, self.seconds)],
             "second_half": round(sum(plain.seconds[half:]) / sum(self.seconds[half:]), 3),
-            "mean_accepted_tokens": round(tokens / max(self.passes + len(self.tokens), 1), 2),
-            "acceptance_rate": round(self.accepted / max(self.drafted, 1), 3),
-            "select_share": round(self.select / seconds, 4),
-            "prefill_share": round(self.prefill / seconds, 4),
+            "mean_accepted_tokens": round(total.mean_acceptance_length, 2),
+            "acceptance_rate": round(total.draft_acceptance_rate, 3),
+            "select_share": round(total.select_seconds / total.total_seconds, 4),
+            "prefill_share": round(total.prefill_seconds / total.total_seconds, 4),
             "skip_ratio": round(plan.skip_ratio(layers), 2) if plan else 0.0,
-            "identical": f"{self.identical}/{len(self.tokens)}",
+            "identical": f"{self.identical}/{len(self.seconds)}",
             "plan": str(plan) if plan else "none",
         }
 
@@ -97,14 +89,7 @@ def make(llm: Llm, name: str, plans: dict[str, str]) -> Method:
         method, _, file = plans[name].rpartition(",")
         return llm.task(method or "fixed", plan=file)
     method, *given = name.split(":")
-    options: dict[str, Any] = {}
-    for one in given:
-        key, value = one.split("=")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return llm.task(method, **options)
+    return llm.task(method, **parse_options(given))
 
 
 def main() -> None:
@@ -125,7 +110,7 @@ def main() -> None:
     llm = conflayers.load(given.model, dtype=given.dtype)
     plans = dict(one.split("=", 1) for one in given.plan)
     names = list(dict.fromkeys([PLAIN, *given.methods.split(","), *plans]))
-    prompts = [json.loads(line)["prompt"] for line in given.data.read_text().splitlines()][: given.limit]
+    prompts = read_prompts(given.data, given.limit).prompts
     rows = {name: Row(name, make(llm, name, plans)) for name in names}
     llm.generate(prompts[0], method=PLAIN, max_new_tokens=64)  # warm up
     for turn, prompt in enumerate(prompts):

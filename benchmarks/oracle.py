@@ -12,48 +12,27 @@ Writes the fastest set as a plan. The last line is one JSON document.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
 from methods import HELD_OUT
 
+sys.path.insert(0, str(HELD_OUT.parent))
+from card import Text, agreements, continued
+
 import conflayers
 from conflayers.api import Llm
 from conflayers.plan import Plan, save_plan
-
-ROWS = 64
-
-
-def texts(llm: Llm, prompts: list[str], new_tokens: int) -> list[tuple[list[int], int]]:
-    """Each prompt with plain decoding's continuation, and where that begins."""
-    found = []
-    for prompt in prompts:
-        ids = llm.encode(prompt)
-        found.append(([*ids, *llm.generate(ids, method="vanilla", max_new_tokens=new_tokens).token_ids], len(ids)))
-    return found
+from conflayers.search.data import read_prompts
 
 
-def agreements(llm: Llm, given: list[tuple[list[int], int]], plans: list[Plan]) -> list[float]:
-    """The share of the generated tokens that each plan's draft names first."""
-    right, seen = [0] * len(plans), 0
-    for text, start in given:
-        llm.body.reserve(len(text) + ROWS)
-        llm.body.forward(text[:-1])
-        count = min(ROWS, len(text) - start)
-        seen += count
-        for at, plan in enumerate(plans):
-            with llm.body.running(plan):
-                said = llm.body.replay(text[-count - 1 : -1]).argmax(-1).tolist()
-            right[at] += sum(a == b for a, b in zip(said, text[-count:], strict=True))
-    return [count / max(seen, 1) for count in right]
-
-
-def greedy(llm: Llm, given: list[tuple[list[int], int]]) -> list[tuple[Plan, float]]:
+def greedy(llm: Llm, texts: list[Text]) -> list[tuple[Plan, float]]:
     """The sets of every size, with their agreement."""
     found, left, skipped = [], list(range(1, llm.body.layers - 1)), frozenset[int]()
     while left:
         plans = [Plan.layers(skipped | {layer}) for layer in left]
-        kept = agreements(llm, given, plans)
+        kept = agreements(llm, texts, plans)
         at = max(range(len(left)), key=lambda i: kept[i])
         skipped |= {left.pop(at)}
         found.append((plans[at], kept[at]))
@@ -72,8 +51,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     llm = conflayers.load(options.model, dtype="float32")
-    prompts = [json.loads(line)["prompt"] for line in options.data.read_text().splitlines()][: options.limit]
-    sets = greedy(llm, texts(llm, prompts, options.new_tokens))
+    prompts = read_prompts(options.data, options.limit).prompts
+    sets = greedy(llm, continued(llm, prompts, options.new_tokens))
     tasks = {plan: llm.task("fixed", plan=plan) for plan, _ in sets}
     seconds = dict.fromkeys([None, *tasks], 0.0)
     for prompt in prompts:

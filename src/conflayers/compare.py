@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -60,8 +60,7 @@ class _Runs:
 
     def add(self, ids: list[int], stats: Stats) -> None:
         self.ids.append(ids)
-        for name in (item.name for item in fields(Stats)):
-            setattr(self.total, name, getattr(self.total, name) + getattr(stats, name))
+        self.total.include(stats)
 
 
 def compare(

@@ -60,6 +60,10 @@ class Plan:
         """Share of the 2 * `layers` sublayers that is skipped, 0 to 1."""
         return self.skipped / (2 * layers)
 
+    def as_dict(self) -> dict[str, list[int]]:
+        """The plan as in its file."""
+        return {"skip_attention": sorted(self.attention), "skip_mlp": sorted(self.mlp)}
+
     def check(self, layers: int) -> None:
         """Raise PlanError if the plan names a layer that a model of `layers` layers does not have."""
         outside = sorted(i for i in self.attention | self.mlp if not 0 <= i < layers)
@@ -116,8 +120,7 @@ def save_plan(path: str | os.PathLike[str], plan: Plan, model: ModelIdentity, pr
     document = {
         "format": FORMAT,
         "model": asdict(model),
-        "skip_attention": sorted(plan.attention),
-        "skip_mlp": sorted(plan.mlp),
+        **plan.as_dict(),
         "provenance": provenance,
     }
     try:

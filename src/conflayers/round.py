@@ -120,6 +120,17 @@ class Selector(Protocol):
         """See what the round did."""
 
 
+def plan_of(selector: Selector) -> Plan | None:
+    """The plan that a selector has in use; None for plain decoding, and where it names none."""
+    plan: Plan | None = getattr(selector, "plan", None)
+    return plan
+
+
+def decisions_of(selector: Selector) -> list[str]:
+    """What a selector decided so far, in words; nothing where it keeps no record."""
+    return list(getattr(selector, "decisions", ()))
+
+
 def check_selector(given: object) -> None:
     """Raise InputError, which says what is missing, unless `given` has every part of a `Selector`."""
     if isinstance(given, Method):
@@ -156,13 +167,12 @@ class Method:
     @property
     def plan(self) -> Plan | None:
         """The plan in use; None for plain decoding, and where the selector names none."""
-        plan: Plan | None = getattr(self.selector, "plan", None)
-        return plan
+        return plan_of(self.selector)
 
     @property
     def decisions(self) -> list[str]:
         """What the selector decided so far, in words."""
-        return list(getattr(self.selector, "decisions", ()))
+        return decisions_of(self.selector)
 
     def learn(self, state: State, done: Round) -> None:
         """Let every part see what the round did, the costs first: the others decide by them."""

@@ -1,7 +1,7 @@
 """What happened during one request, counted and timed, under vLLM's names where it has one."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,6 +61,11 @@ class Stats:
         self.acceptance_histogram[done.accepted] += 1
         if done.plan is not None:
             self.skipped_share += done.drafted * done.plan.skip_ratio(layers)
+
+    def include(self, other: "Stats") -> None:
+        """Add another request's counts, seconds and decisions."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
 
     @property
     def tokens_per_second(self) -> float:

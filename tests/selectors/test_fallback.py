@@ -14,7 +14,8 @@ from conflayers.errors import InputError
 from conflayers.methods import METHODS, build_method
 from conflayers.plan import Plan
 from conflayers.round import Method
-from conflayers.selectors.fallback import LOST_SHARE, LOST_STEPS, WARM_UP, Fallback
+from conflayers.selectors.fallback import WARM_UP, Fallback
+from conflayers.selectors.losses import SHARE, STEPS
 from conflayers.selectors.searching import Searching
 
 PLAN = Plan.layers([2, 4])
@@ -67,9 +68,9 @@ def test_a_method_that_is_never_right_loses_little(new_tokens):
     body, selector, stats = decode(lambda plan, position: False, new_tokens)
 
     plain = 10.0 * new_tokens
-    assert body.clock.now - plain <= LOST_STEPS * 10 + LOST_SHARE * body.clock.now + OVERSHOOT + 1e-6
+    assert body.clock.now - plain <= STEPS * 10 + SHARE * body.clock.now + OVERSHOOT + 1e-6
     assert stats.num_draft_tokens > 0
-    assert selector.plan is None or selector.lost <= selector._allowed
+    assert selector.plan is None or not selector.losses.exceeded
     assert "plain decoding for a while" in selector.decisions[-1]
 
 
@@ -87,7 +88,7 @@ def test_a_search_that_eats_the_gain_counts_as_a_loss():
     body, selector, _ = decode(lambda plan, position: True, 2000, price=40.0)
 
     assert selector.decisions
-    assert body.clock.now <= 10 * 2000 * (1 + LOST_SHARE) + LOST_STEPS * 10 + 40
+    assert body.clock.now <= 10 * 2000 * (1 + SHARE) + STEPS * 10 + 40
 
 
 def test_it_comes_back_when_the_text_changes():

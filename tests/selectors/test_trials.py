@@ -5,7 +5,8 @@ import pytest
 from conflayers.costs import Costs
 from conflayers.plan import Plan
 from conflayers.round import Round
-from conflayers.selectors.trials import BURN_IN, LOST_SHARE, WARM_UP, Trials
+from conflayers.selectors.losses import SHARE
+from conflayers.selectors.trials import BURN_IN, WARM_UP, Trials
 
 GOOD, BAD = Plan.layers([1, 2]), Plan.layers([0, 1])
 
@@ -146,7 +147,7 @@ def test_hopeless_candidates_cost_no_more_than_a_few_percent(tokens):
         machine.round()
 
     assert machine.trials.finished > 0
-    assert machine.seconds / (machine.tokens * machine.plain) < 1 + LOST_SHARE + 8 / tokens
+    assert machine.seconds / (machine.tokens * machine.plain) < 1 + SHARE + 8 / tokens
 
 
 def test_without_fallback_the_first_candidate_is_adopted_whatever_it_brings():

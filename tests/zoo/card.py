@@ -5,6 +5,7 @@ python tests/zoo/card.py [NAME ...]
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import corpus
 import conflayers
 from conflayers.api import Llm
 from conflayers.plan import Plan
+from conflayers.search.data import read_prompts
 
 HERE = Path(__file__).parent
 NAMES = ("dropout-16", "dropout-24", "control-16")
@@ -49,30 +51,31 @@ class Text:
 
 def prompts() -> list[str]:
     """The held-out prompts."""
-    return [json.loads(line)["prompt"] for line in (HERE / "held_out.jsonl").read_text().splitlines()]
+    return list(read_prompts(HERE / "held_out.jsonl").prompts)
 
 
-def continued(llm: Llm) -> list[Text]:
-    """Some of the held-out prompts, continued greedily."""
+def continued(llm: Llm, given: Sequence[str], new_tokens: int = NEW_TOKENS) -> list[Text]:
+    """Prompts, continued greedily."""
     found = []
-    for prompt in prompts()[:PROMPTS]:
+    for prompt in given:
         ids = llm.encode(prompt)
-        found.append(Text([*ids, *llm.generate(ids, method="vanilla", max_new_tokens=NEW_TOKENS).token_ids], len(ids)))
+        found.append(Text([*ids, *llm.generate(ids, method="vanilla", max_new_tokens=new_tokens).token_ids], len(ids)))
     return found
 
 
-def agreement(llm: Llm, texts: list[Text], plan: Plan) -> float:
-    """Share of the generated tokens that the draft of `plan` names, each behind the whole model's states."""
-    right = seen = 0
+def agreements(llm: Llm, texts: list[Text], plans: Sequence[Plan]) -> list[float]:
+    """Share of the generated tokens that each plan's draft names, each behind the whole model's states."""
+    right, seen = [0] * len(plans), 0
     for text in texts:
         llm.body.reserve(2 * len(text.tokens))
         llm.body.forward(text.tokens[:-1])
         wanted = text.tokens[text.start :]
-        with llm.body.running(plan):
-            said = llm.body.replay(text.tokens[text.start - 1 : -1]).argmax(-1).tolist()
-        right += sum(a == b for a, b in zip(said, wanted, strict=True))
         seen += len(wanted)
-    return right / seen
+        for at, plan in enumerate(plans):
+            with llm.body.running(plan):
+                said = llm.body.replay(text.tokens[text.start - 1 : -1]).argmax(-1).tolist()
+            right[at] += sum(a == b for a, b in zip(said, wanted, strict=True))
+    return [count / seen for count in right]
 
 
 def skip_sets(layers: int) -> dict[str, list[int]]:
@@ -108,12 +111,13 @@ def held_out_loss(llm: Llm, files: int = 20) -> float:
 def measure(folder: Path) -> dict[str, Any]:
     """Everything on the card that is not known from the training."""
     llm = conflayers.load(str(folder), dtype="float32")
-    texts = continued(llm)
+    texts = continued(llm, prompts()[:PROMPTS])
     sets = skip_sets(llm.body.layers)
+    kept = agreements(llm, texts, [Plan.layers(which) for which in sets.values()])
     return {
         "held_out_loss": round(held_out_loss(llm), 3),
         "agreement_tokens": sum(len(text.tokens) - text.start for text in texts),
-        "agreement": {name: round(agreement(llm, texts, Plan.layers(which)), 4) for name, which in sets.items()},
+        "agreement": {name: round(value, 4) for name, value in zip(sets, kept, strict=True)},
         "acceptance": {name: acceptance(llm, **method) for name, method in METHODS.items()},
     }
 

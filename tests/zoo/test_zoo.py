@@ -4,7 +4,7 @@ import json
 from functools import cache
 
 import pytest
-from zoo.card import HERE, METHODS, NAMES, acceptance, agreement, continued, prompts, skip_sets
+from zoo.card import HERE, METHODS, NAMES, PROMPTS, acceptance, agreements, continued, prompts, skip_sets
 
 import conflayers
 from conflayers.api import Llm
@@ -33,10 +33,10 @@ def noise(rate: float, count: int) -> float:
 
 @each_model
 def test_agreement_of_plain_skipping_is_that_of_the_card(name):
-    texts = continued(model(name))
-    for which, layers in skip_sets(model(name).body.layers).items():
+    texts = continued(model(name), prompts()[:PROMPTS])
+    sets = skip_sets(model(name).body.layers)
+    for which, found in zip(sets, agreements(model(name), texts, list(map(Plan.layers, sets.values()))), strict=True):
         recorded = card(name)["agreement"][which]
-        found = agreement(model(name), texts, Plan.layers(layers))
         assert abs(found - recorded) < noise(recorded, card(name)["agreement_tokens"]), which
 
 

@@ -44,6 +44,8 @@ Chat = Annotated[
 Device = Annotated[
     str | None, typer.Option(metavar="D", help="A torch device. By default an accelerator if there is one.")
 ]
+LoadDtype = Annotated[Dtype, typer.Option(help="auto: the checkpoint's own, float32 for GGUF.")]
+MethodOptions = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the method.")]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads. By default torch decides.")]
 Temperature = Annotated[
     float | None, typer.Option(metavar="T", help="Draw tokens at random; 0 is greedy, as is leaving it out.")

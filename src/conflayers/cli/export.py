@@ -17,7 +17,7 @@ def run(
         typer.Option(metavar="MODEL", help="The model to write to DIR: a hub id, a folder, a GGUF file, or smollm2."),
     ] = None,
     method: Annotated[str, typer.Option(help="One of `conflayers methods`.")] = "conflayers",
-    option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the method.")] = None,
+    option: arg.MethodOptions = None,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Use a saved plan and do not search.")] = None,
     dtype: Annotated[
         arg.Dtype | None, typer.Option(help="With --model: the precision to write it in.", show_default=False)

@@ -27,7 +27,7 @@ def run(
     variant: Annotated[
         arg.Variant | None, typer.Option(help="The same as --option variant=...", show_default=False)
     ] = None,
-    dtype: Annotated[arg.Dtype, typer.Option(help="auto: the checkpoint's own, float32 for GGUF.")] = arg.Dtype.auto,
+    dtype: arg.LoadDtype = arg.Dtype.auto,
     device: arg.Device = None,
     threads: arg.Threads = None,
     plan: Annotated[str | None, typer.Option(metavar="FILE", help="Use a saved plan and do not search.")] = None,

@@ -46,7 +46,7 @@ def run(
         arg.Variant, typer.Option(help="The rule on a log scale, or as published.")
     ] = arg.Variant.default,
     unit: Annotated[Unit, typer.Option(help="Whole layers, or attention and MLP separately.")] = Unit.layer,
-    dtype: Annotated[arg.Dtype, typer.Option(help="auto: the checkpoint's own.")] = arg.Dtype.auto,
+    dtype: arg.LoadDtype = arg.Dtype.auto,
     device: arg.Device = None,
     threads: arg.Threads = None,
     chat: arg.Chat = None,

@@ -115,9 +115,7 @@ def values(saved: "SavedPlan") -> dict[str, Any]:
     """A saved plan as plain values."""
     from dataclasses import asdict
 
-    from conflayers.cli.report import plan_values
-
-    return {"model": asdict(saved.model), **(plan_values(saved.plan) or {}), "provenance": saved.provenance}
+    return {"model": asdict(saved.model), **saved.plan.as_dict(), "provenance": saved.provenance}
 
 
 def differences(a: "SavedPlan", b: "SavedPlan") -> dict[str, Any]:

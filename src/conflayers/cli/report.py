@@ -57,8 +57,8 @@ def document(llm: "Llm", result: "Result", rows: list[Row], **arguments: Any) ->
 
 
 def plan_values(plan: "Plan | None") -> dict[str, list[int]] | None:
-    """A plan as in its file."""
-    return None if plan is None else {"skip_attention": sorted(plan.attention), "skip_mlp": sorted(plan.mlp)}
+    """A plan as in its file, if there is one."""
+    return None if plan is None else plan.as_dict()
 
 
 def table(rows: list[Row]) -> Table:

@@ -33,14 +33,14 @@ def run(
         Path, typer.Option("--out", metavar="FILE", help="Where to save the plan.", show_default=False)
     ],
     method: Annotated[str, typer.Option(help="One of `conflayers methods` that searches.")] = "conflayers",
-    option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the method.")] = None,
+    option: arg.MethodOptions = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Of each prompt: 256, for draft-verify 32.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Prompts at most: all, for draft-verify 8.")
     ] = None,
-    dtype: Annotated[arg.Dtype, typer.Option(help="auto: the checkpoint's own, float32 for GGUF.")] = arg.Dtype.auto,
+    dtype: arg.LoadDtype = arg.Dtype.auto,
     device: arg.Device = None,
     threads: arg.Threads = None,
     chat: arg.Chat = None,
@@ -61,21 +61,12 @@ def run(
     llm = load_model(
         model, threads, dtype=dtype.value, device=device, trust_remote_code=trust_remote_code, revision=revision
     )
+    from conflayers.cli.report import plan_values
     from conflayers.search.run import Search
 
-    path = out_file.with_name(out_file.name + ".progress")
     with progress_bar() as tell:
-        search = Search(llm, wanted, prompts, path, tell=tell)
-        if search.progress.begun:
-            note(f"going on after {search.progress.seconds:.0f} s, from {path}")
-        try:
-            outcome = search.run()
-        except KeyboardInterrupt:
-            if path.exists():
-                note(f"interrupted; what has been done is in {path}. The same command goes on from there")
-            raise
-    from conflayers.cli.report import plan_values
-
+        search = Search(llm, wanted, prompts, out_file.with_name(out_file.name + ".progress"), tell=tell)
+        outcome = go_on(search)
     values = document(search, outcome)
     if outcome.plan is not None:
         llm.save_plan(out_file, outcome.plan, **values)
@@ -85,6 +76,18 @@ def run(
     print_json({**values, "plan": plan_values(outcome.plan), "saved": saved})
     if outcome.plan is None:
         raise typer.Exit(1)
+
+
+def go_on(search: "Search") -> "Outcome":
+    """Search from where it stands, and say where that is before and after an interruption."""
+    if search.progress.begun:
+        note(f"going on after {search.progress.seconds:.0f} s, from {search.path}")
+    try:
+        return search.run()
+    except KeyboardInterrupt:
+        if search.path.exists():
+            note(f"interrupted; what has been done is in {search.path}. The same command goes on from there")
+        raise
 
 
 def document(search: "Search", outcome: "Outcome") -> dict[str, Any]:

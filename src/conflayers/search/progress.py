@@ -164,7 +164,7 @@ def _checked(value: Any, right: Callable[[Any], bool]) -> Any:
 
 
 def _write_plan(plan: Plan | None) -> dict[str, list[int]] | None:
-    return None if plan is None else {"skip_attention": sorted(plan.attention), "skip_mlp": sorted(plan.mlp)}
+    return None if plan is None else plan.as_dict()
 
 
 def _write_speed(speed: Speed) -> tuple[int, float]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from conflayers.body.contract import Trace
 from conflayers.plan import Plan
-from conflayers.round import Round, Selector, State
+from conflayers.round import Round, Selector, State, decisions_of, plan_of
 from conflayers.search.progress import Speed
 
 
@@ -18,13 +18,12 @@ class Watched:
     @property
     def plan(self) -> Plan | None:
         """The plan in use."""
-        plan: Plan | None = getattr(self.inner, "plan", None)
-        return plan
+        return plan_of(self.inner)
 
     @property
     def decisions(self) -> list[str]:
         """What was decided, in words."""
-        return list(getattr(self.inner, "decisions", ()))
+        return decisions_of(self.inner)
 
     def start(self, state: State, prefill: Trace | None) -> None:
         """See `round.Selector`."""

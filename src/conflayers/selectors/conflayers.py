@@ -27,7 +27,7 @@ from conflayers.round import Round, State
 from conflayers.selectors.agreement import agreement
 from conflayers.selectors.candidates import suggest
 from conflayers.selectors.confidence import sublayer_confidences
-from conflayers.selectors.forecast import Savings, draft_steps, measure
+from conflayers.selectors.forecast import Savings, measure
 from conflayers.selectors.rule import every_second_layer
 from conflayers.selectors.shortlist import Shortlist
 from conflayers.selectors.trials import MARGIN, Trials
@@ -43,8 +43,6 @@ MOST_OF_A_TEXT = 0.05
 KNOWN, COMPARED = 32.0, 64.0
 # Rounds without a promising candidate until the search begins anew: so many at first, doubled each time.
 FIRST_REST, LONGEST_REST = 512, 1 << 16
-# What it takes to open the search, in plain steps: four short ones.
-OPENING = 1.5
 IN_USE = "in use"
 
 
@@ -60,7 +58,7 @@ class ConfLayers:
         costs: what draft steps and verifications take.
         interval: rounds of a trial, 1 or more.
         context_window: tokens of the prompt whose confidences are averaged, 1 or more.
-        clock: seconds, for the price of what was never drafted with.
+        clock: seconds, for what the search takes and the price of what was never drafted with.
         shortlist: the candidates, once there are any.
         trials: what is in use and on trial.
         openings, reopened: times the search began with new candidates, and times it went on since the text had changed.
@@ -83,7 +81,7 @@ class ConfLayers:
     _tokens: int = 0
     _not_before: int = 0  # tokens until when a look would see too little that is new
     _news: bool = False  # whether there was a look since the last thought of a trial
-    _spent: float = 0.0
+    _spent: float = 0.0  # seconds of the search
     _bias: float = 1.0  # what trials brought over what was forecast
     _forecast: float = 1.0  # of the plan on trial
     _judged: int = 0
@@ -143,11 +141,9 @@ class ConfLayers:
             if self.trials.ready and self.trials.incumbent is None:
                 self.trials.begin(self._given)
         elif self._searching and self.trials.measured and state.left and self._confidences is not None:
-            before, begun = self._spent, self.clock()
+            begun = self.clock()
             self._search(state)
-            # By the clock where it moves, since a look is more than its pass.
-            took = max(self.clock() - begun, 0.0) / self.costs.plain_step if self.costs.plain_step > 0 else 0.0
-            self._spent = max(self._spent, before + took)
+            self._spent += max(self.clock() - begun, 0.0)
 
     def _search(self, state: State) -> None:
         """Look at a candidate while there is one worth it and time for it; else try the one that is the best so far."""
@@ -176,7 +172,6 @@ class ConfLayers:
             plans.setdefault(self.trials.incumbent, IN_USE)
         if self._savings is None:
             self._savings = measure(state, self.layers, self.costs, self.clock)
-            self._spent += OPENING
         before, self.shortlist = self.shortlist, Shortlist(plans, self.layers, self._savings)
         if before is not None:
             self.shortlist.remember(before)
@@ -203,9 +198,7 @@ class ConfLayers:
             trace = state.body.forward(state.tokens[length - count : length], rows=1, record=count).trace
         assert trace is not None
         self._confidences = sublayer_confidences(trace).mean(-1)
-        self.trials.drifted, self._rest_left = False, 0
         self._bias, self._savings = (1 + self._bias) / 2, None
-        self._spent += 1.0
         self._open(state)
 
     def _look(self, state: State, shortlist: Shortlist, count: int) -> None:
@@ -222,7 +215,6 @@ class ConfLayers:
             self._not_before = self._tokens + LEAST_LOOK - fresh
             return
         shortlist.count(plan, *agreement(state, plan, fresh), fresh, self._tokens)
-        self._spent += self._price(shortlist, plan, fresh)
         self._news = True
 
     def _worth_a_look(self, shortlist: Shortlist) -> Plan | None:
@@ -278,13 +270,6 @@ class ConfLayers:
             self.shortlist.out.add(self.trials.lost)
             self.trials.lost = None
 
-    def _price(self, shortlist: Shortlist, plan: Plan, count: int) -> float:
-        """What a look took, in plain steps."""
-        step = float(draft_steps([plan], shortlist.savings, self.costs)[0])
-        plain = self.costs.plain_step
-        return step * (1 + (self.costs.row_seconds * count / plain if plain > 0 else 0.0))
-
     def _may_spend(self, left: int) -> bool:
-        plain = self.costs.plain_step
-        at_first = min(LOOK_STEPS, MOST_OF_A_TEXT * (self._tokens + left))
-        return self._spent < at_first + (LOOK_SHARE * self.trials.elapsed / plain if plain > 0 else 0.0)
+        steps = min(LOOK_STEPS, MOST_OF_A_TEXT * (self._tokens + left))
+        return self._spent <= steps * self.costs.plain_step + LOOK_SHARE * self.trials.losses.elapsed

@@ -12,13 +12,9 @@ from dataclasses import dataclass, field
 from conflayers.body.contract import Trace
 from conflayers.costs import Costs
 from conflayers.plan import Plan
-from conflayers.round import Round, Selector, State
+from conflayers.round import Round, Selector, State, decisions_of, plan_of
+from conflayers.selectors.losses import Losses
 
-# What may be lost: a share of all the time so far, and a few plain steps.
-LOST_SHARE = 0.02
-LOST_STEPS = 3.0
-# The method may try again when no more than this share of what may be lost is.
-AGAIN = 0.5
 # Plain steps measured before anything is compared with them, and before each new try.
 WARM_UP = 3
 
@@ -32,33 +28,34 @@ class Fallback:
         costs: with the price of a plain step; whoever runs the rounds lets it observe them first.
         clock: seconds, for what `inner` itself takes.
         pausing: whether decoding is plain because `inner` lost too much.
-        lost, elapsed: seconds lost to plain decoding so far, and seconds of all rounds and searches.
+        losses: of all rounds and searches.
     """
 
     inner: Selector
     costs: Costs
     clock: Callable[[], float] = time.perf_counter
     pausing: bool = False
-    lost: float = 0.0
-    elapsed: float = 0.0
+    losses: Losses = field(init=False)
     _plain_rounds: int = 0
     _told: bool = False  # whether `inner` knows of this request
     _decisions: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.losses = Losses(self.costs)
+
     @property
     def plan(self) -> Plan | None:
         """The plan in use; None for plain decoding."""
-        plan: Plan | None = None if self.pausing else getattr(self.inner, "plan", None)
-        return plan
+        return None if self.pausing else plan_of(self.inner)
 
     @property
     def decisions(self) -> list[str]:
         """What `inner` decided, and then what was decided about it, in words."""
-        return [*getattr(self.inner, "decisions", ()), *self._decisions]
+        return [*decisions_of(self.inner), *self._decisions]
 
     def start(self, state: State, prefill: Trace | None) -> None:
         """A request begins; `inner` is told, at its own price, when it is in use again."""
-        self.pausing &= self.lost >= AGAIN * self._allowed
+        self.pausing &= not self.losses.forgiven
         self._told = False
         if not self.pausing:
             self._tell(state, prefill)
@@ -82,8 +79,8 @@ class Fallback:
         if done.plan is None:
             self._plain_rounds += 1
         if self.pausing or self._plain_rounds < WARM_UP:
-            self.elapsed += seconds
-            if self.pausing and self._plain_rounds >= WARM_UP and self.lost < AGAIN * self._allowed:
+            self.losses.add(seconds, spared=seconds)
+            if self.pausing and self._plain_rounds >= WARM_UP and self.losses.forgiven:
                 self.pausing = False
                 if not self._told:
                     self._tell(state, None)
@@ -93,16 +90,11 @@ class Fallback:
         self.inner.learn(state, done)
         self._count(seconds + max(self.clock() - begun, 0.0), spared)
 
-    @property
-    def _allowed(self) -> float:
-        return LOST_STEPS * self.costs.plain_step + LOST_SHARE * self.elapsed
-
     def _count(self, seconds: float, spared: float) -> None:
         """Take in what was spent, and what plain decoding would have spent on the same tokens."""
-        self.elapsed += seconds
-        self.lost = max(self.lost + seconds - spared, 0.0)
-        if self.costs.known and self.lost > self._allowed:
+        self.losses.add(seconds, spared)
+        if self.costs.known and self.losses.exceeded:
             self.pausing, self._plain_rounds = True, 0
             self.costs.forget_plain()
-            share = self.lost / self.elapsed
+            share = self.losses.lost / self.losses.elapsed
             self._decisions.append(f"plain decoding for a while: {share:.1%} of the time was lost to drafts and search")

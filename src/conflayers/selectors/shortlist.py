@@ -95,11 +95,8 @@ class Shortlist:
         for at, plan in enumerate(self._order):
             if plan in before.plans:
                 was = before._order.index(plan)
-                self.tried[at], self.agreed[at], self.latest[at] = (
-                    before.tried[was],
-                    before.agreed[was],
-                    before.latest[was],
-                )
+                for mine, theirs in zip(self._memory(), before._memory(), strict=True):
+                    mine[at] = theirs[was]
         self._missed, self._nearly = before._missed, before._nearly
         self._scale(slice(None), FADED)
 
@@ -129,7 +126,8 @@ class Shortlist:
             costs: what verifications take.
             to_beat: the speedup that a candidate must hope for to be worth a look.
         """
-        hopes = self._forecast(np.minimum(self._rates() + self._errors(), 1.0), costs)
+        rates = self._rates()
+        hopes = self._forecast(np.minimum(rates + self._errors(rates), 1.0), costs)
         hopes[self.tried >= ENOUGH] = -np.inf
         first = [at for at in self._sweep if not self.tried[at] and hopes[at] > to_beat]
         at = first[0] if first else int(hopes.argmax())
@@ -138,7 +136,8 @@ class Shortlist:
     def leader(self, costs: Costs) -> tuple[Plan, float] | None:
         """The best of those looked at and the speedup expected of it; None before there were a few looks."""
         # Few tokens that all agree are no certainty, and near certainty the forecast rises steeply.
-        expected = self._forecast(np.maximum(self._rates() - self._errors(), 0.0), costs)
+        rates = self._rates()
+        expected = self._forecast(np.maximum(rates - self._errors(rates), 0.0), costs)
         expected[self.tried < LEAST_SEEN] = -np.inf
         at = int(expected.argmax())
         if not np.isfinite(expected[at]) or self.looked_at < min(2, len(self._order)):
@@ -164,28 +163,24 @@ class Shortlist:
     def _rates(self) -> Array:
         """Acceptance as seen, with the weight of one token against it; as guessed where nothing was seen."""
         seen = self.tried > 0
-        line = self._line()
+        line = np.asarray(np.interp(self._sizes, *self._heights()))
         rates = (self.agreed + line) / (self.tried + 1)
-        rules = np.array([self.plans[plan] for plan in self._order])
+        rules = np.array(list(self.plans.values()))
         for rule in set(rules[~seen]) - {LEAST}:
             like = seen & (rules == rule)
             below = float((rates[like] - line[like]).mean()) if like.any() else 0.0
             line[rules == rule] += min(below, 0.0)
         return np.where(seen, rates, np.clip(line, 0, 1))
 
-    def _errors(self) -> Array:
+    def _errors(self, rates: Array) -> Array:
         """Standard errors of what was seen; of a guess, a share of how far it lies below the next smaller size."""
         seen = self.tried > 0
-        rates = self._rates()
         points, heights = self._heights()
         smaller = heights[np.searchsorted(points, self._sizes, side="right") - 1]
         guessed = HOPE + CURVED * np.maximum(smaller - rates, 0)
         rules = np.array(list(self.plans.values()))
         guessed[~np.isin(rules, rules[seen])] += UNKNOWN_RULE
         return np.where(seen, np.sqrt((rates * (1 - rates) + 0.25 / (self.tried + 1)) / (self.tried + 1)), guessed)
-
-    def _line(self) -> Array:
-        return np.asarray(np.interp(self._sizes, *self._heights()))
 
     def _heights(self) -> tuple[Array, Array]:
         """By size: from 1 where nothing is skipped through the best of each size looked at to 0 where all is."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from conflayers.costs import Costs, Yield
 from conflayers.plan import Plan
 from conflayers.round import Round
+from conflayers.selectors.losses import Losses
 
 # A trial must beat what it replaces by this much: less is within the noise of the clock.
 MARGIN = 1.02
@@ -19,14 +20,8 @@ CERTAIN = 1.28
 DOUBTFUL = 0.7
 # Trials that are not clear after this many times their length end: the incumbent stays.
 PATIENCE = 6
-# Time that drafts may have lost to plain decoding: a share of all the time so far, and at the start a few plain steps.
-# What they gain pays for it, so that a plan that wins on one text may do a little worse than nothing on another.
-LOST_SHARE = 0.02
-LOST_STEPS = 4.0
 # A verification that took more plain steps than this was disturbed.
 DISTURBED = 3.0
-# Nothing is tried again before the loss is this much smaller than what may be lost.
-AGAIN = 0.5
 # Rounds before a trial can be called hopeless: one disturbed measurement must not end it.
 LEAST_ROUNDS = 4
 # Rounds of a trial that do not count: the drafter does not know yet how long drafts by this plan should be.
@@ -58,6 +53,7 @@ class Trials:
         lost: the plan that lost last on trial; whoever acts on it sets it back.
         drifted: whether the incumbent lately brought less than it used to, or was given up; likewise.
         decisions: what became of every trial and every incumbent, in words.
+        losses: of all rounds.
     """
 
     length: int
@@ -72,18 +68,20 @@ class Trials:
     lost: Plan | None = None
     drifted: bool = False
     decisions: list[str] = field(default_factory=list)
+    losses: Losses = field(init=False)
     _running: Yield = field(default_factory=Yield)  # of the trial
     _lately: Yield = field(default_factory=Yield)  # of the incumbent since its last review or since the trial began
     _standing: Yield = field(default_factory=Yield)  # of the incumbent before that
     _certain: bool = False  # plain steps were measured anew for the decision at hand
     _below: int = 0  # reviews in a row that were below what the incumbent used to bring
     _reviews: int = 0
-    _elapsed: float = 0.0
-    _lost_seconds: float = 0.0
     _plain_rounds: int = 0
     _since: int = WAIT
     _turn: bool = True
     _burnt_in: int = 0  # rounds of the trial so far, those not counted included
+
+    def __post_init__(self) -> None:
+        self.losses = Losses(self.costs)
 
     @property
     def current(self) -> Plan | None:
@@ -93,11 +91,6 @@ class Trials:
         if self.trial is not None and self.incumbent is not None:
             return self.trial if self._turn else self.incumbent
         return self.trial or self.incumbent
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds of all rounds."""
-        return self._elapsed
 
     @property
     def measured(self) -> bool:
@@ -113,11 +106,7 @@ class Trials:
         if not self.fallback:
             # A start that was given is measured before anything is compared with it.
             return self.incumbent is None or self._standing.rounds > 0
-        return self._lost_seconds < AGAIN * self._may_lose
-
-    @property
-    def _may_lose(self) -> float:
-        return LOST_STEPS * self.costs.plain_step + LOST_SHARE * self._elapsed
+        return self.losses.forgiven
 
     def begin(self, plan: Plan) -> None:
         """Put `plan` on trial."""
@@ -126,8 +115,7 @@ class Trials:
 
     def observe(self, done: Round) -> None:
         """Learn from one round; decide about the trial or the incumbent when there is enough to decide by."""
-        seconds = done.draft_seconds + done.verify_seconds
-        self._elapsed += seconds
+        self._weigh(done)
         self._turn = not self._turn
         if done.plan is None:
             self._plain_rounds += 1
@@ -137,27 +125,27 @@ class Trials:
                 self._burnt_in += 1
                 if self._burnt_in > BURN_IN:
                     self._running.add(done.drafted, done.accepted, done.rows)
-                self._weigh(seconds, done)
                 self._judge(self.trial)
         elif done.drafted:
-            self._weigh(seconds, done)
             self._lately.add(done.drafted, done.accepted, done.rows)
             if self.trial is None:
                 self._since += 1
                 self._review()
 
-    def _weigh(self, seconds: float, done: Round) -> None:
-        plain = self.costs.plain_step
-        # No draft step costs more than a plain one, and no pass several of them: longer rounds were disturbed.
-        took = min(seconds, (done.drafted + DISTURBED) * plain)
-        self._lost_seconds = max(self._lost_seconds + took - done.kept * plain, 0.0)
+    def _weigh(self, done: Round) -> None:
+        seconds, plain = done.draft_seconds + done.verify_seconds, self.costs.plain_step
+        if done.plan is None:
+            self.losses.add(seconds, spared=seconds)
+        else:
+            # No draft step costs more than a plain one, and no pass several of them: longer rounds were disturbed.
+            self.losses.add(min(seconds, (done.drafted + DISTURBED) * plain), done.kept * plain)
 
     def _judge(self, trial: Plan) -> None:
         """Adopt or reject the trial once that is clear; where it never becomes clear, reject it."""
         rounds, speedup = self._running.rounds, self._running.speedup(trial, self.costs)
         to_beat, error = self._to_beat()
         lead = (speedup - to_beat) / (error**2 + self._running.error(trial, self.costs) ** 2) ** 0.5 if rounds else 0.0
-        spent = self.fallback and self._lost_seconds > self._may_lose
+        spent = self.fallback and self.losses.exceeded
         hopeless = spent or (
             rounds >= LEAST_ROUNDS
             and (
@@ -198,7 +186,7 @@ class Trials:
             return
         lately, costs = self._lately.speedup(self.incumbent, self.costs), self.costs
         error = self._lately.error(self.incumbent, costs)
-        loses = self.fallback and lately < 1.0 and self._lost_seconds > self._may_lose
+        loses = self.fallback and lately < 1.0 and self.losses.exceeded
         self._reviews += not self._certain
         if (loses or self._reviews % REVIEWS == 0) and self._measure_plain_steps_first():
             return
