@@ -23,6 +23,7 @@ class Stats:
             end of the text.
         num_accepted_sibling_tokens: of those, the siblings.
         acceptance_histogram: drafted tokens accepted -> number of verifications.
+        draft_histogram: tokens of the main chain drafted -> number of verifications.
         skipped_share: sum over draft steps of the share of sublayers skipped.
         prefill_seconds, draft_seconds, verify_seconds, select_seconds, total_seconds: time by phase; a plain step
             counts as verification, and choosing the plan, search included, as selection.
@@ -38,6 +39,7 @@ class Stats:
     num_accepted_draft_tokens: int = 0
     num_accepted_sibling_tokens: int = 0
     acceptance_histogram: Counter[int] = field(default_factory=Counter)
+    draft_histogram: Counter[int] = field(default_factory=Counter)
     skipped_share: float = 0.0
     prefill_seconds: float = 0.0
     draft_seconds: float = 0.0
@@ -59,6 +61,7 @@ class Stats:
         self.num_accepted_draft_tokens += done.accepted
         self.num_accepted_sibling_tokens += done.accepted - done.on_chain
         self.acceptance_histogram[done.accepted] += 1
+        self.draft_histogram[done.drafted] += 1
         if done.plan is not None:
             self.skipped_share += done.drafted * done.plan.skip_ratio(layers)
 
@@ -85,6 +88,16 @@ class Stats:
         return [sum(n for length, n in self.acceptance_histogram.items() if length > i) for i in range(deepest)]
 
     @property
+    def acceptance_by_position(self) -> list[float]:
+        """For each depth, from the first on: verifications that accepted a token there, over drafts as deep."""
+        deep = [
+            sum(n for length, n in self.draft_histogram.items() if length > i)
+            for i in range(max(self.draft_histogram, default=0))
+        ]
+        accepted = [*self.num_accepted_tokens_per_pos, *[0] * len(deep)]
+        return [accepted[i] / count for i, count in enumerate(deep)]
+
+    @property
     def mean_acceptance_length(self) -> float:
         """Tokens a pass of the whole model yields, bonus token included: plain decoding has 1."""
         passes = self.num_spec_steps + self.num_plain_steps
@@ -97,7 +110,8 @@ class Stats:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain values for JSON."""
-        names = [name for name in self.__slots__ if name not in ("skipped_share", "acceptance_histogram")]
+        histograms = ("acceptance_histogram", "draft_histogram")
+        names = [name for name in self.__slots__ if name not in ("skipped_share", *histograms)]
         derived = (
             "tokens_per_second",
             "draft_acceptance_rate",
@@ -106,5 +120,6 @@ class Stats:
             "skip_ratio",
         )
         values = {name: getattr(self, name) for name in (*names, *derived)}
-        values["acceptance_histogram"] = {str(k): v for k, v in sorted(self.acceptance_histogram.items())}
+        for name in histograms:
+            values[name] = {str(k): v for k, v in sorted(getattr(self, name).items())}
         return values
