@@ -93,13 +93,13 @@ class Results:
             }
             for name, kind in (("settings", dict), ("provenance", dict), ("samples", list), ("rows", list)):
                 if not isinstance(values[name], kind):
-                    raise ValueError(f"{name} is not a {kind.__name__}")
+                    raise TypeError(f"{name} is not a {kind.__name__}")
             return cls(**values, records=[Record.from_dict(record) for record in document["records"]])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({error!r}): remove it, or give another folder") from error
 
     def check_same(self, settings: Mapping[str, Any], folder: Path) -> None:
-        """Raise InputError unless these are results of a benchmark with these settings; the message names what differs."""
+        """Raise InputError, which names what differs, unless these come from a benchmark with these settings."""
         ours: dict[str, Any] = json.loads(json.dumps(settings))
         names = [name for name in {**ours, **self.settings} if name not in FREE]
         differing = [name for name in names if ours.get(name) != self.settings.get(name)]
