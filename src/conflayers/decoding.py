@@ -55,7 +55,7 @@ def decode(
     stats.prompt_tokens, stats.new_tokens = len(prompt), len(kept)
     stats.prefill_seconds = clock() - begun
     selector.start(state, first.trace)
-    stats.total_seconds = clock() - begun
+    stats.total_seconds = stats.first_token_seconds = clock() - begun
     stats.select_seconds = stats.total_seconds - stats.prefill_seconds
     yield kept
     while state.left:

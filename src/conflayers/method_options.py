@@ -12,6 +12,7 @@ CONFLAYERS_OPTIONS = {
     "unit": "'paper' and 'rule': 'layer' as published, or 'sublayer' to skip attention and MLP separately",
     "window": "'paper' and 'rule': the same window for every layer instead of the adaptive one",
     "lam": "'rule': lambda, higher skips less (0)",
+    "confidence": "'rule': 'low' as published, or 'high' to skip as many layers of highest confidence ('low')",
     "skip_ratio": "'paper': least share of the layers to skip, 0 to 1 (0.4)",
     "max_iterations": "'paper': candidates tried before the search ends (100)",
     "max_score": "'paper': the search ends at this mean acceptance (0.95)",
@@ -25,7 +26,7 @@ COMMON_OPTIONS = {
 VARIANTS = {
     "default": {"interval", "context_window"},
     "paper": {f.name for f in fields(Settings)},
-    "rule": {"lam", "unit", "context_window", "window"},
+    "rule": {"lam", "confidence", "unit", "context_window", "window"},
 }
 SWIFT_OPTIONS = {
     "skip_ratio": "share of the sublayers to skip, 0 to 1 (0.45)",

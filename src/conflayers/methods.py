@@ -105,8 +105,8 @@ def _conflayers(costs: Costs, layers: int, plan: Plan | None, options: Options) 
     if variant == "paper":
         selector = PublishedConfLayers(layers, Settings(**options))
     elif variant == "rule":
-        lam = options.pop("lam", 0.0)
-        selector = RuleOnly(layers, Settings(**options), lam)
+        own = {name: options.pop(name) for name in ("lam", "confidence") if name in options}
+        selector = RuleOnly(layers, Settings(**options), **own)
     else:
         selector = conflayers.ConfLayers(layers, costs=costs, **lasting, **options)
     if plan is not None:

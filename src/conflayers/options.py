@@ -1,5 +1,7 @@
 """Checks of options: whatever cannot be honoured names the option and says what it takes, or where it belongs."""
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from conflayers.errors import InputError
@@ -41,3 +43,37 @@ def yes_or_no(name: str, value: Any) -> None:
     """Raise InputError unless `value` is True or False."""
     if type(value) is not bool:
         raise InputError(f"{name} must be true or false, not {value!r}")
+
+
+def option_pairs(pairs: Sequence[str], where: str) -> dict[str, Any]:
+    """Options from NAME=VALUE texts.
+
+    Args:
+        pairs: the texts.
+        where: what to call their place in errors.
+
+    Raises:
+        InputError: not of this form, or a name given twice.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise InputError(f"{where} takes NAME=VALUE, not {pair!r}")
+        if name in options:
+            raise InputError(f"{where}: option {name!r} is given twice")
+        options[name] = option_value(value.strip())
+    return options
+
+
+def option_value(text: str) -> Any:
+    """A number, true, false or none; anything else is a text."""
+    named = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in named:
+        return named[text.lower()]
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, int | float) else text

@@ -27,6 +27,8 @@ class Stats:
         skipped_share: sum over draft steps of the share of sublayers skipped.
         prefill_seconds, draft_seconds, verify_seconds, select_seconds, total_seconds: time by phase; a plain step
             counts as verification, and choosing the plan, search included, as selection.
+        first_token_seconds: of `total_seconds`, until the first new token was there.
+        first_token_seconds: of `total_seconds`, until the first new token was there.
         decisions: what the method decided on the way, in words.
     """
 
@@ -46,6 +48,7 @@ class Stats:
     verify_seconds: float = 0.0
     select_seconds: float = 0.0
     total_seconds: float = 0.0
+    first_token_seconds: float = 0.0
     decisions: list[str] = field(default_factory=list)
 
     def count(self, layers: int, done: "Round") -> None:

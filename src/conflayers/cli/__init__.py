@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from conflayers.cli.bench import app as bench
 from conflayers.cli.check import run as check
 from conflayers.cli.demo import run as demo
 from conflayers.cli.export import run as export
@@ -49,6 +50,7 @@ app.command("inspect")(inspect)
 app.command("demo")(demo)
 app.command("export")(export)
 app.command("search")(search)
+app.add_typer(bench, name="bench")
 app.add_typer(plans, name="plans")
 
 

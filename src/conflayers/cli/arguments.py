@@ -1,6 +1,5 @@
 """Options that several commands share, and what turns their text into arguments of the library."""
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from conflayers.errors import InputError
+from conflayers.options import option_pairs
 
 
 class Dtype(StrEnum):
@@ -81,16 +81,7 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     Raises:
         InputError: not of this form, or a name given twice.
     """
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or not name:
-            raise InputError(f"--option takes NAME=VALUE, not {pair!r}")
-        if name in options:
-            raise InputError(f"option {name!r} is given twice")
-        options[name] = _value(value.strip())
-    return options
+    return option_pairs(pairs, "--option")
 
 
 def merge(options: dict[str, Any], named: dict[str, Any]) -> None:
@@ -127,15 +118,3 @@ def _read(file: str) -> str:
         raise InputError(f"cannot read the prompt file {file}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"the prompt file {file} is not UTF-8 text: {error}") from error
-
-
-def _value(text: str) -> Any:
-    """A number, true, false or none; anything else is a text."""
-    named = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in named:
-        return named[text.lower()]
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, int | float) else text

@@ -1,0 +1,6 @@
+"""Stub."""
+
+
+def rouge2(a: str, b: str) -> float:
+    """S."""
+    return 1.0

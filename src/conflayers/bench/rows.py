@@ -1,0 +1,173 @@
+"""From records to rows: what a benchmark's requests come to, by method and by category.
+
+All ratios are ratios of totals: seconds and tokens are added up over requests before anything is divided, so that no
+short request counts as much as a long one. Search time is in every total. Intervals are by the bootstrap over samples:
+the repeats and turns of a sample stay together, since they are not independent.
+"""
+
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conflayers.bench.record import PHASES, Record
+from conflayers.stats import Stats
+
+ALL, PLAIN, TRANSFORMERS = "all", "vanilla", "hf"
+DRAWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Tokens, and the seconds that one method took for them."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.tokens + other.tokens, self.seconds + other.seconds)
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second; 0 where nothing was measured."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+def summarise(
+    records: Sequence[Record], methods: Sequence[str], memory: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """One row a method over all requests, then one for each category where there are several.
+
+    Requests that not every method has answered yet are left out, so that all rows are about the same work.
+
+    Args:
+        records: of all methods.
+        methods: in the order of the rows.
+        memory: by method, `peak_mb` and `extra_mb`.
+
+    Returns:
+        Dictionaries with `method`, `category` ("all" for the total), `requests`, `new_tokens`, `seconds`,
+        `tokens_per_second` of whole requests, `decode_tokens_per_second` behind the first token, `first_token_seconds`
+        (median), `speedup` over plain decoding with its 95% `speedup_interval` and `speedup_by_repeat`, the same over
+        transformers' `generate` where it took part, `mean_accepted_tokens`, `acceptance_rate` of the chain,
+        `acceptance_by_position`, `acceptance_histogram`, `skip_ratio`, `select_seconds` and `select_share`, `phases`
+        (seconds), `peak_memory_mb`, `extra_memory_mb`, `identical`, `differing` requests, `rouge_to_plain`,
+        `rouge_to_reference`, `passed`, `plan`. None where there is nothing to say.
+    """
+    by_method: dict[str, dict[tuple[int, int, int], Record]] = {method: {} for method in methods}
+    for record in records:
+        if record.method in by_method:
+            by_method[record.method][record.request] = record
+    common = set.intersection(*(set(found) for found in by_method.values())) if by_method else set()
+    if not common:
+        return []
+    several = len({record.data for record in records}) > 1
+    labels = {request: _label(by_method[methods[0]][request], several) for request in common}
+    categories = sorted(set(labels.values()))
+    rows = []
+    for category in [ALL, *categories] if len(categories) > 1 else [ALL]:
+        chosen = sorted(request for request in common if category in (ALL, labels[request]))
+        columns = {method: [by_method[method][request] for request in chosen] for method in methods}
+        rows += [_row(method, category, columns, memory.get(method, {})) for method in methods]
+    return rows
+
+
+def ratio_interval(ours: Sequence[Record], theirs: Sequence[Record], draws: int = DRAWS) -> tuple[float, float] | None:
+    """The 95% interval of the speed of `ours` over that of `theirs`, samples drawn anew; None for fewer than two.
+
+    Args:
+        ours, theirs: records of the same requests, in the same order.
+        draws: number of draws.
+    """
+    pairs: dict[int, tuple[Work, Work]] = {}
+    for a, b in zip(ours, theirs, strict=True):
+        mine, other = pairs.get(a.sample, (Work(), Work()))
+        pairs[a.sample] = mine + _work(a), other + _work(b)
+    if len(pairs) < 2:
+        return None
+    values, source, found = list(pairs.values()), random.Random(0), []
+    for _ in range(draws):
+        drawn = source.choices(values, k=len(values))
+        mine, other = sum((a for a, _ in drawn), Work()), sum((b for _, b in drawn), Work())
+        found.append(mine.speed / other.speed if other.speed else 0.0)
+    cuts = statistics.quantiles(found, n=40)
+    return cuts[0], cuts[-1]
+
+
+def total(records: Sequence[Record]) -> Stats:
+    """Counts and times of all the records together."""
+    found = Stats()
+    for record in records:
+        found.include(record.stats)
+    return found
+
+
+def _row(
+    method: str, category: str, columns: Mapping[str, list[Record]], memory: Mapping[str, float]
+) -> dict[str, Any]:
+    mine = columns[method]
+    work, stats = sum((_work(r) for r in mine), Work()), total(mine)
+    behind = sum((Work(max(r.stats.new_tokens - 1, 0), r.seconds - r.first_token_seconds) for r in mine), Work())
+    compared = [r.identical for r in mine if r.identical is not None]
+    return {
+        "method": method,
+        "category": category,
+        "requests": len(mine),
+        "new_tokens": work.tokens,
+        "seconds": work.seconds,
+        "tokens_per_second": work.speed,
+        "decode_tokens_per_second": behind.speed,
+        "first_token_seconds": statistics.median(r.first_token_seconds for r in mine),
+        **_speedup("speedup", mine, columns.get(PLAIN)),
+        **_speedup("speedup_over_hf", mine, columns.get(TRANSFORMERS)),
+        "speedup_by_repeat": _by_repeat(mine, columns.get(PLAIN)),
+        "mean_accepted_tokens": stats.mean_acceptance_length,
+        "acceptance_rate": stats.draft_acceptance_rate if stats.num_draft_tokens else None,
+        "acceptance_by_position": stats.acceptance_by_position,
+        "acceptance_histogram": {str(k): v for k, v in sorted(stats.acceptance_histogram.items())},
+        "skip_ratio": stats.skip_ratio,
+        "select_seconds": stats.select_seconds,
+        "select_share": stats.select_seconds / work.seconds if work.seconds > 0 else 0.0,
+        "phases": {name: sum(r.phases[name] for r in mine) for name in PHASES},
+        "peak_memory_mb": memory.get("peak_mb"),
+        "extra_memory_mb": memory.get("extra_mb"),
+        "identical": all(compared) if compared else None,
+        "differing": sum(not same for same in compared) if compared else None,
+        "rouge_to_plain": _mean([r.rouge_to_plain for r in mine]),
+        "rouge_to_reference": _mean([r.rouge_to_reference for r in mine]),
+        "passed": _mean([r.passed for r in mine]),
+        "plan": mine[-1].plan,
+    }
+
+
+def _work(record: Record) -> Work:
+    return Work(record.stats.new_tokens, record.seconds)
+
+
+def _speedup(name: str, mine: Sequence[Record], theirs: Sequence[Record] | None) -> dict[str, Any]:
+    if theirs is None:
+        return {name: None, f"{name}_interval": None}
+    interval = ratio_interval(mine, theirs)
+    return {name: _ratio(mine, theirs), f"{name}_interval": None if interval is None else list(interval)}
+
+
+def _ratio(mine: Sequence[Record], theirs: Sequence[Record]) -> float | None:
+    ours, base = sum((_work(r) for r in mine), Work()), sum((_work(r) for r in theirs), Work())
+    return ours.speed / base.speed if base.speed else None
+
+
+def _by_repeat(mine: Sequence[Record], plain: Sequence[Record] | None) -> list[float | None]:
+    if plain is None:
+        return []
+    repeats = sorted({record.repeat for record in mine})
+    return [_ratio([r for r in mine if r.repeat == i], [r for r in plain if r.repeat == i]) for i in repeats]
+
+
+def _label(record: Record, several: bool) -> str:
+    return f"{record.data}: {record.category}" if several and record.category != record.data else record.category
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [float(value) for value in values if value is not None]
+    return statistics.fmean(known) if known else None

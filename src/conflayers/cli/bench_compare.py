@@ -1,0 +1,7 @@
+"""Stub."""
+
+from pathlib import Path
+
+
+def run(folder: Path) -> None:
+    """S."""
