@@ -5,7 +5,7 @@ READY := .venv/.ready
 # One process a core; each runs its models on one thread.
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow lint types check zoo clean
+.PHONY: demo test test-slow lint types check zoo tables clean
 
 # A real model that has no layer to spare, and a small one that was trained to have some.
 demo: $(READY)
@@ -36,6 +36,10 @@ zoo: $(READY)
 	$(BIN)/python tests/zoo/train.py
 	$(BIN)/python tests/zoo/held_out.py
 	$(BIN)/python tests/zoo/card.py
+
+# Under an hour, with nothing else running: every table of the README, measured and written anew.
+tables: $(READY)
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf .venv

@@ -1,0 +1,282 @@
+"""The README's tables: runs `conflayers bench` for each, and writes what came of it between the README's marks.
+
+    python benchmarks/tables.py [NAME ...] [--draw]
+
+Without names, all of them. What has been done lies in build/tables, from where an interrupted run goes on; the rows,
+with their settings and where they come from, are kept in benchmarks/results. `--draw` runs nothing and draws the tables
+from there.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+README, KEPT, WORK = ROOT / "README.md", ROOT / "benchmarks" / "results", ROOT / "build" / "tables"
+Document = dict[str, Any]
+
+RULE = [f"conflayers:variant=rule:lam={lam}" for lam in (-0.4, -0.2, 0, 0.2, 0.4)]
+OTHERS = ["conflayers:variant=paper", "clasp", "knapspec", "swift", "cosine", "uniform:skip_ratio=0.5"]
+TITLES = {
+    "vanilla": "plain decoding",
+    "hf": "transformers `generate`",
+    "hf-lookup": "transformers, prompt lookup",
+    "hf-early-exit": "transformers, early exit",
+    "conflayers": "**ConfLayers**, nothing set",
+    "conflayers:variant=paper": "ConfLayers, `variant=paper`",
+    "clasp": "CLaSp",
+    "knapspec": "KnapSpec",
+    "swift": "SWIFT",
+    "cosine": "cosine",
+    "draft-verify:draft-verify": "Draft & Verify, searched beforehand",
+    "fixed:own": "plan searched on the same data",
+    "fixed:other": "plan searched on HumanEval",
+    "fixed:oracle": "best set of a greedy search beforehand",
+    "uniform:skip_ratio=0.5": "`uniform`, every second layer",
+    **{name: f"its rule, lambda {name.rpartition('=')[2]} by hand" for name in RULE},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One call of `conflayers bench`.
+
+    Attributes:
+        title: of its column, where tables have a column a run.
+        model, methods: as on the command line.
+        options: the others.
+        plans: rows that draft by a plan: name -> method, and the command that writes the plan to {out}.
+    """
+
+    title: str
+    model: str
+    methods: Sequence[str]
+    options: Sequence[str]
+    plans: Mapping[str, tuple[str, Sequence[str]]]
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+def _searched(model: str, data: str, options: str) -> list[str]:
+    """The command that finds a plan on other prompts of a task than those that are timed."""
+    words = f"-m conflayers search {model} --data {data} --dtype float32 --threads 1 --out {{out}} {options}"
+    return _words(words)
+
+
+def _guarded(methods: Sequence[str]) -> list[str]:
+    return [f"{method}:fallback=true" for method in methods]
+
+
+HELD_OUT = "tests/zoo/held_out.jsonl"
+EACH = "--max-new-tokens 128 --dtype float32 --threads 1"
+ZOO = ["hf", "conflayers", *RULE, *OTHERS]
+
+
+def _zoo(title: str, name: str) -> Run:
+    model = f"tests/zoo/{name}"
+    plans = {
+        "draft-verify": ("draft-verify", _searched(model, HELD_OUT, "--method draft-verify --budget 90")),
+        "oracle": ("fixed", _words(f"benchmarks/oracle.py {model} --threads 1 --out {{out}}")),
+    }
+    return Run(title, model, ZOO, _words(f"--data {HELD_OUT} --limit 50 {EACH}"), plans)
+
+
+SWEEPS = ("lambda", "window", "skip-ratio", "interval", "context-window", "confidence")
+RUNS = {
+    "zoo-16": _zoo("16 layers", "dropout-16"),
+    "zoo-24": _zoo("24 layers", "dropout-24"),
+    "control": Run(
+        "control, 16 layers without layer dropout",
+        "tests/zoo/control-16",
+        ["hf", "conflayers", *_guarded([RULE[0], *OTHERS])],
+        _words(f"--data {HELD_OUT} --limit 50 {EACH}"),
+        {},
+    ),
+    "smollm2": Run(
+        "SmolLM2-135M",
+        "smollm2",
+        ["hf", "hf-lookup", "hf-early-exit", "conflayers", *_guarded([RULE[2], *OTHERS])],
+        _words("--data prompts --max-new-tokens 128 --dtype float32 --threads 2"),
+        {},
+    ),
+    "sweeps": Run(
+        "24 layers",
+        "tests/zoo/dropout-24",
+        ["conflayers"],
+        _words(f"--data {HELD_OUT} --limit 20 {EACH} {' '.join(f'--sweep {name}' for name in SWEEPS)}"),
+        {},
+    ),
+    "switch": Run(
+        "24 layers",
+        "tests/zoo/dropout-24",
+        ["conflayers", "swift", "clasp"],
+        _words(f"--data {HELD_OUT},humaneval,{HELD_OUT} --limit 15 {EACH}"),
+        {
+            "own": ("fixed", _searched("tests/zoo/dropout-24", HELD_OUT, "--budget 60")),
+            "other": ("fixed", _searched("tests/zoo/dropout-24", "{humaneval}", "--budget 60")),
+        },
+    ),
+}
+
+
+def run(name: str) -> Document:
+    """Run what is missing, and keep the rows."""
+    wanted, folder = RUNS[name], WORK / name
+    folder.mkdir(parents=True, exist_ok=True)
+    methods = list(wanted.methods)
+    for plan, (method, command) in wanted.plans.items():
+        out = folder / f"{plan}.json"
+        if not out.exists():
+            _call([word.format(out=out) for word in command])
+        methods.append(f"{method}:plan={out.relative_to(ROOT)}")
+    words = ["-m", "conflayers", "bench", wanted.model, "--methods", ",".join(methods), *wanted.options]
+    _call([*words, "--out", str(folder.relative_to(ROOT))])
+    document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    kept = {key: document[key] for key in ("format", "settings", "provenance", "memory", "restarts", "rows")}
+    KEPT.mkdir(exist_ok=True)
+    (KEPT / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return kept
+
+
+def _call(words: Sequence[str]) -> None:
+    print("$ python", " ".join(words), file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, *words], cwd=ROOT, check=True)
+
+
+def single(documents: Mapping[str, Document]) -> str:
+    """A table of one run, everything in it."""
+    (document,) = documents.values()
+    lines = _heads("", "tokens/s", "over plain [95%]", "over hf", "accepted a pass", "rate", "skipped", "search", "MB")
+    for row in _totals(document):
+        lines.append(
+            _line(
+                _title(row["method"]),
+                f"{row['tokens_per_second']:.1f}",
+                _ratio(row),
+                _number(row["speedup_over_hf"]),
+                f"{row['mean_accepted_tokens']:.2f}",
+                _number(row["acceptance_rate"]),
+                f"{row['skip_ratio']:.2f}" if row["skip_ratio"] else "",
+                f"{row['select_share']:.1%}" if row["select_share"] else "",
+                "" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f}",
+            )
+        )
+    return "\n".join([*lines, "", _caption(documents)])
+
+
+def side_by_side(documents: Mapping[str, Document]) -> str:
+    """A table of several runs: what each method gained and what its search took."""
+    titles = [title for name in documents for title in (RUNS[name].title, "search")]
+    lines = _heads("over plain [95%]", *titles)
+    found = {name: {_bare(row["method"]): row for row in _totals(document)} for name, document in documents.items()}
+    names = list(dict.fromkeys(method for rows in found.values() for method in rows))
+    for method in names:
+        if method == "vanilla":
+            continue
+        cells = []
+        for rows in found.values():
+            row = rows.get(method)
+            cells += ["", ""] if row is None else [_ratio(row), f"{row['select_share']:.1%}"]
+        lines.append(_line(_title(method), *cells))
+    return "\n".join([*lines, "", _caption(documents)])
+
+
+TABLES: dict[str, tuple[Callable[[Mapping[str, Document]], str], tuple[str, ...]]] = {
+    "smollm2": (single, ("smollm2",)),
+    "zoo": (side_by_side, ("zoo-16", "zoo-24")),
+    "control": (side_by_side, ("control",)),
+}
+
+
+def draw(text: str) -> str:
+    """The README with its tables drawn anew from what is kept; tables of runs that were never made stay."""
+    for name, (drawn, runs) in TABLES.items():
+        files = {run: KEPT / f"{run}.json" for run in runs}
+        if not all(file.exists() for file in files.values()):
+            continue
+        documents = {run: json.loads(file.read_text(encoding="utf-8")) for run, file in files.items()}
+        pattern = rf"(<!-- table {name} -->\n).*?(<!-- end -->)"
+        if not re.search(pattern, text, re.DOTALL):
+            raise SystemExit(f"the README has no place for the table {name!r}")
+        table = drawn(documents)
+        text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL)
+    return text
+
+
+def _totals(document: Document) -> list[dict[str, Any]]:
+    return [row for row in document["rows"] if row["category"] == "all"]
+
+
+def _bare(method: str) -> str:
+    """Without the folder of a plan, which differs from run to run."""
+    name, plan, file = method.partition(":plan=")
+    return f"{name}:{Path(file).stem}" if plan else name
+
+
+def _title(method: str) -> str:
+    bare = _bare(method).replace(":fallback=true", "")
+    return TITLES.get(bare, f"`{bare}`") + (", with fallback" if ":fallback=true" in method else "")
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    interval = row["speedup_interval"]
+    if row["method"] == "vanilla":
+        return "1"
+    return f"{row['speedup']:.2f}" + ("" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _caption(documents: Mapping[str, Document]) -> str:
+    """The settings, and whether the texts were the same."""
+    first = next(iter(documents.values()))
+    settings, source = first["settings"], first["provenance"]
+    rows = [row for document in documents.values() for row in _totals(document)]
+    differing = [f"{_title(row['method'])} {row['differing']}" for row in rows if row["identical"] is False]
+    parts = [
+        settings["dtype"],
+        f"{settings['device'].upper()} ({source['processor']})",
+        f"{settings['threads']} thread" + ("s" if settings["threads"] > 1 else ""),
+        f"{rows[0]['requests']} requests of at most {settings['max_new_tokens']} new tokens",
+        f"torch {source['versions']['torch']}",
+        f"transformers {source['versions']['transformers']}",
+    ]
+    same = f"Texts that differ: {', '.join(differing)}" if differing else "All texts were those of plain decoding"
+    return f"{', '.join(parts)}. {same}."
+
+
+def _heads(*titles: str) -> list[str]:
+    return [_line(*titles), _line(*["---"] * len(titles))]
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Run, keep and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)}; all by default")
+    parser.add_argument("--draw", action="store_true", help="run nothing")
+    given = parser.parse_args()
+    unknown = [name for name in given.names if name not in RUNS]
+    if unknown:
+        parser.error(f"no run {unknown[0]!r}; there are: {', '.join(RUNS)}")
+    if not given.draw:
+        for name in given.names or RUNS:
+            run(name)
+    README.write_text(draw(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
