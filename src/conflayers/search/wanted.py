@@ -5,7 +5,7 @@ from typing import Any
 
 from conflayers.errors import InputError
 from conflayers.methods import DRAFTER_OPTIONS, METHODS, build_method
-from conflayers.options import number, whole
+from conflayers.options import whole
 from conflayers.plan import FULL
 from conflayers.selectors import draft_verify
 
@@ -41,8 +41,7 @@ class Wanted:
 
     def check(self) -> None:
         """Raise InputError for what can be seen to be wrong before a model is loaded."""
-        number("budget", self.budget, 0)
-        if self.budget == 0 or self.budget == float("inf"):
+        if type(self.budget) not in (int, float) or not 0 < self.budget < float("inf"):
             raise InputError(f"the budget must be a number of seconds above 0, not {self.budget}")
         if self.max_new_tokens is not None:
             whole("max_new_tokens", self.max_new_tokens, 1)
