@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from conflayers.body.choose import choose_body
 from conflayers.body.claim import exclusively
 from conflayers.body.defaults import end_tokens, logits_processors
 from conflayers.body.load import load_checkpoint
 from conflayers.body.multimodal import check_inputs, processor_and_tokenizer
-from conflayers.body.portable import PortableBody, refuse_training
-from conflayers.body.selftest import self_test
+from conflayers.body.portable import refuse_training
 from conflayers.choice import SETTINGS, split_choice
 from conflayers.decoding import decode
 from conflayers.errors import InputError, PlanError
@@ -47,20 +47,22 @@ class Llm:
         model: a decoder-only causal language model of transformers, in eval mode.
         tokenizer: its tokenizer, or the processor of a model that takes images; without one, prompts must be token ids.
         name: what to call it in reports.
+        body: what drives it: "auto" (the fast body where it is right), "fast" or "portable" to insist on one.
 
     Raises:
         UnsupportedModelError: the model's structure cannot be driven exactly; the message says why.
         InputError: the model is in training mode, or is none of transformers.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any = None, name: str | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any = None, name: str | None = None, body: str = "auto"
+    ) -> None:
         if not isinstance(model, PreTrainedModel):
             raise InputError(f"model must be a model of transformers, not {type(model).__name__}")
         self.model = model
         self.processor, self.tokenizer = processor_and_tokenizer(tokenizer)
         self.name = name or type(model).__name__
-        self.body = PortableBody(model)
-        self.differences = self_test(self.body)
+        self.body, self.differences = choose_body(model, body)
 
     def task(self, method: str | Selector = "conflayers", plan: PlanSource = None, **options: Any) -> Method:
         """A method with its memory, to be given to several requests of one kind.
@@ -255,6 +257,7 @@ def load(
     trust_remote_code: bool = False,
     revision: str | None = None,
     progress: bool = False,
+    body: str = "auto",
 ) -> Llm:
     """Load a model and make it ready to draft for itself.
 
@@ -265,6 +268,7 @@ def load(
         trust_remote_code: allow a repository's own Python code to run.
         revision: of a hub repository.
         progress: show what takes long, on standard error.
+        body: what drives the model; see `Llm`.
 
     Raises:
         LoadError: missing, damaged or untrusted files. UnsupportedModelError: a model that cannot be driven exactly.
@@ -278,4 +282,4 @@ def load(
         revision=revision,
         progress=progress,
     )
-    return Llm(checkpoint.model, checkpoint.tokenizer, checkpoint.name)
+    return Llm(checkpoint.model, checkpoint.tokenizer, checkpoint.name, body)

@@ -34,15 +34,19 @@ class PortableBody:
 
     The model's modules and weights are used as they are; nothing is copied and nothing stays patched.
 
+    Args:
+        model: in eval mode.
+        anatomy: of the model, where it is known already.
+
     Raises:
         UnsupportedModelError: the structure of the model cannot be driven exactly.
         InputError: the model is in training mode.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy | None = None) -> None:
         refuse_training(model)
         self.model = model
-        self.anatomy: Anatomy = examine(model)
+        self.anatomy: Anatomy = anatomy or examine(model)
         self.layers = len(self.anatomy.layers)
         self.vocab_size = self.anatomy.vocab_size
         self.context = self.anatomy.context

@@ -44,6 +44,16 @@ def tree_mask(parents: Sequence[int], length: int, window: int | None, dtype: to
     return _additive(sees, dtype)
 
 
+def text_mask(tokens: int, length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+    """For `tokens` that follow a text of `length` one after the other; as `tree_mask`."""
+    first = 0 if window is None else max(length - window + 1, 0)
+    behind = torch.arange(length, length + tokens)[:, None] - torch.arange(first, length + tokens)[None]
+    sees = behind >= 0
+    if window is not None:
+        sees &= behind < window
+    return _additive(sees, dtype)
+
+
 def replay_mask(tokens: int, length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
     """For the last `tokens` of a text of `length`, run once more behind it, each for itself; as `tree_mask`.
 
@@ -59,4 +69,4 @@ def replay_mask(tokens: int, length: int, window: int | None, dtype: torch.dtype
 
 
 def _additive(sees: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.where(sees, 0.0, torch.finfo(dtype).min).to(dtype)[None, None]
+    return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)[None, None]

@@ -1,0 +1,40 @@
+"""Which body drives a model: the fast one where it is right, the portable one everywhere else."""
+
+from transformers import PreTrainedModel
+
+from conflayers.body.fast import FastBody
+from conflayers.body.llama import why_not
+from conflayers.body.portable import PortableBody
+from conflayers.body.selftest import self_test
+from conflayers.errors import InputError, UnsupportedModelError
+
+BODIES = ("auto", "fast", "portable")
+
+
+def choose_body(model: PreTrainedModel, wanted: str = "auto") -> tuple[PortableBody, dict[str, float]]:
+    """A body for `model`, and what its self-test found.
+
+    Args:
+        model: a decoder-only causal language model of transformers.
+        wanted: "auto", or "fast" or "portable" to insist on one.
+
+    Raises:
+        UnsupportedModelError: the model cannot be driven exactly. InputError: the fast body was insisted on, and this
+            model is not for it; the message says why.
+    """
+    if wanted not in BODIES:
+        raise InputError(f"body must be {', '.join(map(repr, BODIES[:-1]))} or {BODIES[-1]!r}, not {wanted!r}")
+    body = PortableBody(model)
+    found = self_test(body)
+    if wanted == "portable":
+        return body, found
+    reason = why_not(model)
+    if reason is None:
+        try:
+            fast = FastBody(model, body.anatomy)
+            return fast, {**found, **self_test(fast, residual=False)}
+        except UnsupportedModelError as error:
+            reason = str(error)
+    if wanted == "fast":
+        raise InputError(f"the fast body cannot drive this model: {reason}. Leave out body='fast'")
+    return body, found

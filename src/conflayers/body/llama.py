@@ -1,0 +1,104 @@
+"""The weights of a model of the Llama family, read for the fast body; and whether a model is exactly that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from conflayers.body.linears import Linear, joined, listened_to, plain, single
+
+FAMILY = {
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "SmolLM3ForCausalLM",
+}
+# Rotations whose angle depends on the position alone, so that a table of them can be made once.
+ROTATIONS = {"default", "linear", "llama3", "yarn"}
+PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
+# What such a model is made of.
+TORCHS, OURS = {nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU}, ("transformers.models.", "transformers.activations")
+
+
+@dataclass(frozen=True, slots=True)
+class FastLayer:
+    """The weights of one decoder layer.
+
+    Attributes:
+        norm, mlp_norm: of what goes into the attention and into the MLP, [hidden].
+        qkv, out: attention; queries, keys and values one after the other.
+        gate_up, down: MLP; gate and up one after the other.
+        q_norm, k_norm: of every head of queries and keys, [head_dim], where the model has them.
+        rotated: whether queries and keys are rotated by position.
+    """
+
+    norm: torch.Tensor
+    qkv: Linear
+    out: Linear
+    mlp_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    rotated: bool
+
+
+def why_not(model: PreTrainedModel) -> str | None:
+    """Why a model, as it is now, cannot be driven by the fast body, in words; None if it can."""
+    config: Any = model.config
+    name = type(model).__name__
+    if model.dtype not in PRECISIONS:
+        # Transformers itself takes norms in float32.
+        return f"its weights are {model.dtype}"
+    if name not in FAMILY or not type(model).__module__.startswith(OURS):
+        return f"{name} is not of the Llama family"
+    if config.hidden_act != "silu":
+        return f"its MLP is gated by {config.hidden_act}"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") not in ROTATIONS:
+        return f"its rotation is of type {rope.get('rope_type')}"
+    strange = next((module for module in model.modules() if not _ordinary(module)), None)
+    if strange is not None:
+        return f"a {type(strange).__name__} inside it is adapted, quantised or listened to"
+    if {(weight.dtype, weight.device) for weight in model.parameters()} != {(model.dtype, model.device)}:
+        return "its weights have several precisions or devices"
+    biases = [[part.bias is None for part in parts] for layer in _layers(model) for parts in _products(layer)]
+    if any(len(set(one)) > 1 for one in biases):
+        return "some of its products that belong together have a bias and others do not"
+    return None
+
+
+def _ordinary(module: nn.Module) -> bool:
+    known = type(module) in TORCHS or type(module).__module__.startswith(OURS)
+    return known and not listened_to(module) and (type(module) is not nn.Linear or plain(module))
+
+
+def _layers(model: Any) -> Sequence[Any]:
+    found: Sequence[Any] = model.model.layers
+    return found
+
+
+def _products(layer: nn.Module) -> tuple[Sequence[Any], Sequence[Any]]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)  # type: ignore[union-attr]
+
+
+def read_layer(layer: Any) -> FastLayer:
+    """The weights of one of the model's layers. Products that belong together come to lie beside each other."""
+    attention, (qkv, gate_up) = layer.self_attn, _products(layer)
+    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+    return FastLayer(
+        norm=layer.input_layernorm.weight.detach(),
+        qkv=joined(qkv),
+        out=single(attention.o_proj),
+        mlp_norm=layer.post_attention_layernorm.weight.detach(),
+        gate_up=joined(gate_up),
+        down=single(layer.mlp.down_proj),
+        q_norm=None if norms[0] is None else norms[0].weight.detach(),
+        k_norm=None if norms[1] is None else norms[1].weight.detach(),
+        rotated=bool(getattr(attention, "use_rope", True)),
+    )
