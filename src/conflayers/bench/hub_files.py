@@ -14,8 +14,8 @@ TIMEOUT_SECONDS = 10.0
 def fetch(name: str, repo: str, pattern: str, revision: str | None = None) -> list[Path]:
     """The files of the hub's data set `repo` that match `pattern`, in the order of their names.
 
-    They are downloaded to the hub's cache, or found there if the hub does not answer in `TIMEOUT_SECONDS`, tried a few
-    times. HF_HUB_OFFLINE is honoured. `name` is what errors call the data set.
+    They are downloaded to the hub's cache, or found there if the hub does not answer in `TIMEOUT_SECONDS`.
+    HF_HUB_OFFLINE is honoured. `name` is what errors call the data set.
 
     Raises:
         InputError: they cannot be had, or not all of them; it says what can be had without a network.

@@ -61,7 +61,7 @@ def _sample(problem: dict[str, str]) -> Sample:
 def passes(program: Program, completion: str, seconds: float = 10, memory_mb: int = 1024) -> bool:
     """Whether the program with this completion passes its tests.
 
-    It runs in a process of its own, in an empty temporary folder, without environment variables or input. Its time,
+    It runs in a process of its own, in an empty temporary folder, without the caller's environment or input. Its time,
     memory, files and processes are limited, and it is refused to start programs, to use the network and to change
     files elsewhere. These are limits against accidents and no sandbox: code that means harm finds a way around them,
     and can read what the user can. Test models that you do not trust in a container.
@@ -100,7 +100,8 @@ def _said(given: bytes, seconds: float) -> bytes:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=folder,
-            env={},
+            # NumPy starts a thread for each core, which the limit of processes may forbid.
+            env={"OPENBLAS_NUM_THREADS": "1"},
             start_new_session=True,
         ) as process,
     ):

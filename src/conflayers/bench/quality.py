@@ -23,7 +23,8 @@ def rouge2(text: str, reference: str) -> float:
 
     Case and punctuation do not count, and words are not stemmed, as is the library rouge-score's default. Ours are two
     things: letters outside ASCII count, Chinese and Japanese signs one by one; and texts of the same words score 1
-    where they have no pair of words to share, being empty or one word long.
+    where they have no pair of words to share, being empty or one word long. The first call with texts that differ
+    imports the library, which takes seconds and memory: not while something is measured.
 
     Raises:
         InputError: rouge-score is not installed; the message says what to install.
