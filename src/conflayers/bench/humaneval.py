@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from conflayers.bench.data import OFFLINE, Data, Program, Sample
-from conflayers.errors import InputError
+from conflayers.errors import ConfLayersError, InputError
 from conflayers.options import number, whole
 
 LEAST_MEMORY_MB = 64
@@ -74,6 +74,7 @@ def passes(program: Program, completion: str, seconds: float = 10, memory_mb: in
 
     Raises:
         InputError: a limit out of range, or a system without such limits (Windows).
+        ConfLayersError: no program can be run here, right or wrong; the message says why.
     """
     number("seconds", seconds, 0.1)
     whole("memory_mb", memory_mb, LEAST_MEMORY_MB)
@@ -88,7 +89,7 @@ def passes(program: Program, completion: str, seconds: float = 10, memory_mb: in
         "memory_mb": memory_mb,
         "word": word,
     }
-    return _said(json.dumps(given).encode(), seconds) == word.encode()
+    return _said(json.dumps(given).encode(), seconds) == b"ready" + word.encode()
 
 
 def _said(given: bytes, seconds: float) -> bytes:
@@ -98,7 +99,7 @@ def _said(given: bytes, seconds: float) -> bytes:
             [sys.executable, "-I", "-B", str(_SCRIPT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             cwd=folder,
             # NumPy starts a thread for each core, which the limit of processes may forbid.
             env={"OPENBLAS_NUM_THREADS": "1"},
@@ -106,13 +107,18 @@ def _said(given: bytes, seconds: float) -> bytes:
         ) as process,
     ):
         try:
-            return process.communicate(given, seconds)[0]
+            said, complaint = process.communicate(given, seconds)
         except subprocess.TimeoutExpired:
             return b""
         finally:
             # All of its session, or what it has started lives on.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+    if not said:
+        # No fault of the program: it was not begun.
+        reason = complaint.decode(errors="replace").strip().rpartition("\n")[2] or f"exit code {process.returncode}"
+        raise ConfLayersError(f"no program can be tested here, the interpreter {sys.executable} failed: {reason}")
+    return said
 
 
 def whole_program(program: Program, completion: str) -> str:

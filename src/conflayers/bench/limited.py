@@ -1,7 +1,8 @@
 """Runs a program and its tests within limits; a script for an interpreter of its own, of the standard library alone.
 
-Standard input holds a JSON object with `program`, `tests`, `seconds`, `memory_mb` and `word`. Standard output gets the
-word when both have come to their end, and nothing otherwise.
+Standard input holds a JSON object with `program`, `tests`, `seconds`, `memory_mb` and `word`. Standard output gets
+"ready" as soon as the limits hold, and then the word if both come to their end. Standard error gets what went wrong
+before "ready", and nothing of the program.
 """
 
 import json
@@ -46,14 +47,15 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def main() -> None:
     """Do what the module says."""
     given = json.load(sys.stdin)
+    word, write, leave = given["word"].encode(), os.write, os._exit
+    limit(math.ceil(given["seconds"]), given["memory_mb"] << 20)
     out = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
+    write(out, b"ready")
     program = compile(given["program"], "program.py", "exec")
     tests = compile(given["tests"], "tests.py", "exec")
-    word, write, leave = given["word"].encode(), os.write, os._exit
-    limit(math.ceil(given["seconds"]), given["memory_mb"] << 20)
     sys.argv = ["program.py"]
     sys.addaudithook(refuse)
     del given
