@@ -1,16 +1,11 @@
-"""A file of prompts: one JSON object a line, with the prompt or the turns of a conversation."""
+"""A file of prompts to search with: one JSON object a line, with the prompt or the turns of a conversation."""
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from conflayers.errors import InputError
-
-# A line of a message says where, and no more of the line than this.
-SHOWN = 60
+from conflayers.prompt_lines import read_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,49 +38,11 @@ def read_prompts(path: str | os.PathLike[str], limit: int | None = None) -> Prom
     """
     if limit is not None and (type(limit) is not int or limit < 1):
         raise InputError(f"limit must be a whole number of 1 or more, not {limit!r}")
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the prompts in {path}: {error.strerror or error}") from error
-    found: list[tuple[int, str]] = []
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if line.strip():
-            found.append((number, _prompt(line, f"{path}, line {number}")))
-    if not found:
-        raise InputError(f"there are no prompts in {path}")
-    taken = found[:limit]
+    found = read_lines(path)
+    taken = found.lines[:limit]
     return PromptFile(
         Path(path).name,
-        hashlib.sha256(content).hexdigest(),
-        tuple(text for _, text in taken),
-        tuple(number for number, _ in taken),
+        found.digest,
+        tuple(line.turns[0] for line in taken),
+        tuple(line.number for line in taken),
     )
-
-
-def _prompt(line: bytes, where: str) -> str:
-    try:
-        # The mark that some editors put before a text is no part of it.
-        value: Any = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 text ({error.reason})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); every line must be one JSON object") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: a line must be a JSON object with 'prompt' or 'turns', not {_short(value)}")
-    if ("prompt" in value) == ("turns" in value):
-        raise InputError(f"{where}: the object must have either 'prompt' or 'turns'")
-    if "prompt" in value:
-        text, what = value["prompt"], "'prompt'"
-    else:
-        turns, what = value["turns"], "the first of 'turns'"
-        if not isinstance(turns, list) or not turns:
-            raise InputError(f"{where}: 'turns' must be a list of texts that is not empty, not {_short(turns)}")
-        text = turns[0]
-    if not isinstance(text, str) or not text:
-        raise InputError(f"{where}: {what} must be a text that is not empty, not {_short(text)}")
-    return text
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
