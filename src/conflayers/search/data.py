@@ -1,9 +1,10 @@
-"""A file of prompts to search with: one JSON object a line, with the prompt or the turns of a conversation."""
+"""Prompts to search with: a file of one JSON object a line, or a data set of the benchmark by its name."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from conflayers.bench.data import DATA_SETS, read_data
 from conflayers.errors import InputError
 from conflayers.prompt_lines import read_lines
 
@@ -13,16 +14,37 @@ class PromptFile:
     """The prompts of a file.
 
     Attributes:
-        name: the file's name, without its folder.
+        name: the file's name, without its folder, or the data set's.
         digest: SHA-256 of all its bytes, in hexadecimal.
         prompts: the texts, in the file's order; never empty.
-        lines: the line of each, from 1.
+        lines: the line of each, from 1; in a data set its place.
     """
 
     name: str
     digest: str
     prompts: tuple[str, ...]
     lines: tuple[int, ...]
+
+
+def read_task(source: str, limit: int | None = None) -> PromptFile:
+    """The prompts of a file, or of a data set by its name in `conflayers.bench.data.DATA_SETS`.
+
+    Args:
+        source: a path or a name; a file of that name comes first.
+        limit: prompts at most, 1 or more; all by default.
+
+    Raises:
+        InputError: as `read_prompts` and `read_data`.
+    """
+    if source not in DATA_SETS or Path(source).exists():
+        return read_prompts(source, limit)
+    found = read_data(source, limit)
+    return PromptFile(
+        found.name,
+        found.digest,
+        tuple(sample.turns[0] for sample in found.samples),
+        tuple(range(1, len(found.samples) + 1)),
+    )
 
 
 def read_prompts(path: str | os.PathLike[str], limit: int | None = None) -> PromptFile:
