@@ -121,7 +121,7 @@ RUNS = {
         _words(f"--data {HELD_OUT},humaneval,{HELD_OUT} --limit 15 {EACH}"),
         {
             "own": ("fixed", _searched("tests/zoo/dropout-24", HELD_OUT, "--budget 60")),
-            "other": ("fixed", _searched("tests/zoo/dropout-24", "{humaneval}", "--budget 60")),
+            "other": ("fixed", _searched("tests/zoo/dropout-24", "humaneval", "--budget 60")),
         },
     ),
 }

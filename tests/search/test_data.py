@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from conflayers import InputError
-from conflayers.search.data import read_prompts
+from conflayers.search.data import read_prompts, read_task
 
 GOOD = '{"prompt": "one"}\n\n{"turns": ["two", "more"], "category": "x"}\n{"prompt": "drei \u00fc"}'
 
@@ -51,3 +51,13 @@ def test_a_file_without_prompts_and_no_file_are_named(tmp_path):
         read_prompts(tmp_path / "none.jsonl")
     with pytest.raises(InputError, match="limit must be"):
         read_prompts(tmp_path / "empty.jsonl", 0)
+
+
+def test_a_data_set_by_its_name_and_a_file_that_has_it(tmp_path, monkeypatch):
+    found = read_task("prompts", 3)
+    assert found.name == "prompts"
+    assert found.lines == (1, 2, 3)
+    assert all(found.prompts)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts").write_text('{"prompt": "mine"}\n')
+    assert read_task("prompts").prompts == ("mine",)

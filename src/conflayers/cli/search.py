@@ -21,9 +21,11 @@ SHOWN_DECISIONS = 6
 def run(
     model: arg.Model,
     data: Annotated[
-        Path,
+        str,
         typer.Option(
-            metavar="FILE", help="Prompts of the task: JSON lines with `prompt` or `turns`.", show_default=False
+            metavar="FILE",
+            help="Prompts of the task: JSON lines with `prompt` or `turns`, or a data set of `conflayers bench`.",
+            show_default=False,
         ),
     ],
     budget: Annotated[
@@ -51,13 +53,13 @@ def run(
 
     What has been done is kept beside the plan after every step: the same command goes on after an interruption.
     """
-    from conflayers.search.data import read_prompts
+    from conflayers.search.data import read_task
     from conflayers.search.wanted import Wanted, default_limit
 
     wanted = Wanted(method, budget, arg.parse_options(option or []), max_new_tokens, chat)
     wanted.check()
     arg.check_output(out_file)
-    prompts = read_prompts(data, limit or default_limit(method))
+    prompts = read_task(data, limit or default_limit(method))
     llm = load_model(
         model, threads, dtype=dtype.value, device=device, trust_remote_code=trust_remote_code, revision=revision
     )

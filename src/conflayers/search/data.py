@@ -1,16 +1,12 @@
-"""A file of prompts: one JSON object a line, with the prompt or the turns of a conversation."""
+"""Prompts to search with: a file of one JSON object a line, or a data set of the benchmark by its name."""
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from conflayers.bench.data import DATA_SETS, read_data
 from conflayers.errors import InputError
-
-# A line of a message says where, and no more of the line than this.
-SHOWN = 60
+from conflayers.prompt_lines import read_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +14,37 @@ class PromptFile:
     """The prompts of a file.
 
     Attributes:
-        name: the file's name, without its folder.
+        name: the file's name, without its folder, or the data set's.
         digest: SHA-256 of all its bytes, in hexadecimal.
         prompts: the texts, in the file's order; never empty.
-        lines: the line of each, from 1.
+        lines: the line of each, from 1; in a data set its place.
     """
 
     name: str
     digest: str
     prompts: tuple[str, ...]
     lines: tuple[int, ...]
+
+
+def read_task(source: str, limit: int | None = None) -> PromptFile:
+    """The prompts of a file, or of a data set by its name in `conflayers.bench.data.DATA_SETS`.
+
+    Args:
+        source: a path or a name; a file of that name comes first.
+        limit: prompts at most, 1 or more; all by default.
+
+    Raises:
+        InputError: as `read_prompts` and `read_data`.
+    """
+    if source not in DATA_SETS or Path(source).exists():
+        return read_prompts(source, limit)
+    found = read_data(source, limit)
+    return PromptFile(
+        found.name,
+        found.digest,
+        tuple(sample.turns[0] for sample in found.samples),
+        tuple(range(1, len(found.samples) + 1)),
+    )
 
 
 def read_prompts(path: str | os.PathLike[str], limit: int | None = None) -> PromptFile:
@@ -43,49 +60,11 @@ def read_prompts(path: str | os.PathLike[str], limit: int | None = None) -> Prom
     """
     if limit is not None and (type(limit) is not int or limit < 1):
         raise InputError(f"limit must be a whole number of 1 or more, not {limit!r}")
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the prompts in {path}: {error.strerror or error}") from error
-    found: list[tuple[int, str]] = []
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if line.strip():
-            found.append((number, _prompt(line, f"{path}, line {number}")))
-    if not found:
-        raise InputError(f"there are no prompts in {path}")
-    taken = found[:limit]
+    found = read_lines(path)
+    taken = found.lines[:limit]
     return PromptFile(
         Path(path).name,
-        hashlib.sha256(content).hexdigest(),
-        tuple(text for _, text in taken),
-        tuple(number for number, _ in taken),
+        found.digest,
+        tuple(line.turns[0] for line in taken),
+        tuple(line.number for line in taken),
     )
-
-
-def _prompt(line: bytes, where: str) -> str:
-    try:
-        # The mark that some editors put before a text is no part of it.
-        value: Any = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 text ({error.reason})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); every line must be one JSON object") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: a line must be a JSON object with 'prompt' or 'turns', not {_short(value)}")
-    if ("prompt" in value) == ("turns" in value):
-        raise InputError(f"{where}: the object must have either 'prompt' or 'turns'")
-    if "prompt" in value:
-        text, what = value["prompt"], "'prompt'"
-    else:
-        turns, what = value["turns"], "the first of 'turns'"
-        if not isinstance(turns, list) or not turns:
-            raise InputError(f"{where}: 'turns' must be a list of texts that is not empty, not {_short(turns)}")
-        text = turns[0]
-    if not isinstance(text, str) or not text:
-        raise InputError(f"{where}: {what} must be a text that is not empty, not {_short(text)}")
-    return text
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."

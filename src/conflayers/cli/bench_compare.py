@@ -1,7 +1,0 @@
-"""Stub."""
-
-from pathlib import Path
-
-
-def run(folder: Path) -> None:
-    """S."""

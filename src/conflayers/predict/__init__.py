@@ -1,0 +1,1 @@
+"""What self-speculative decoding would bring where nothing can be run: predictions, not measurements."""
