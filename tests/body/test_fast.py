@@ -1,4 +1,4 @@
-"""The fast body against the portable one, on every model of its family; every other model is left to the portable one."""
+"""The fast body against the portable one, on every model of its family; every other one is left to the portable body."""
 
 from collections.abc import Iterator
 
