@@ -1,4 +1,5 @@
-"""The README's tables: runs `conflayers bench` for each, and writes what came of it between the README's marks.
+"""The tables of the README and of docs/reproduction.md: runs `conflayers bench` for each, and writes what came of it
+between the marks of the pages.
 
     python benchmarks/tables.py [NAME ...] [--draw]
 
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-README, KEPT, WORK = ROOT / "README.md", ROOT / "benchmarks" / "results", ROOT / "build" / "tables"
+KEPT, WORK = ROOT / "benchmarks" / "results", ROOT / "build" / "tables"
+README, REPRODUCTION = ROOT / "README.md", ROOT / "docs" / "reproduction.md"
 Document = dict[str, Any]
 
 RULE = [f"conflayers:variant=rule:lam={lam}" for lam in (-0.4, -0.2, 0, 0.2, 0.4)]
@@ -189,25 +191,36 @@ def side_by_side(documents: Mapping[str, Document]) -> str:
     return "\n".join([*lines, "", _caption(documents)])
 
 
-TABLES: dict[str, tuple[Callable[[Mapping[str, Document]], str], tuple[str, ...]]] = {
-    "smollm2": (single, ("smollm2",)),
-    "zoo": (side_by_side, ("zoo-16", "zoo-24")),
-    "control": (side_by_side, ("control",)),
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Where runs are shown, and how."""
+
+    page: Path
+    draw: Callable[[Mapping[str, Document]], str]
+    runs: tuple[str, ...]
+
+
+TABLES = {
+    "smollm2": Table(README, single, ("smollm2",)),
+    "zoo": Table(README, side_by_side, ("zoo-16", "zoo-24")),
+    "control": Table(README, side_by_side, ("control",)),
+    "sweeps": Table(REPRODUCTION, single, ("sweeps",)),
+    "switch": Table(REPRODUCTION, single, ("switch",)),
 }
 
 
-def draw(text: str) -> str:
-    """The README with its tables drawn anew from what is kept; tables of runs that were never made stay."""
-    for name, (drawn, runs) in TABLES.items():
-        files = {run: KEPT / f"{run}.json" for run in runs}
-        if not all(file.exists() for file in files.values()):
+def drawn(text: str, page: Path) -> str:
+    """A page with its tables drawn anew from what is kept; tables of runs that were never made stay."""
+    for name, table in TABLES.items():
+        files = {run: KEPT / f"{run}.json" for run in table.runs}
+        if table.page != page or not all(file.exists() for file in files.values()):
             continue
         documents = {run: json.loads(file.read_text(encoding="utf-8")) for run, file in files.items()}
         pattern = rf"(<!-- table {name} -->\n).*?(<!-- end -->)"
         if not re.search(pattern, text, re.DOTALL):
-            raise SystemExit(f"the README has no place for the table {name!r}")
-        table = drawn(documents)
-        text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL)
+            raise SystemExit(f"{page.name} has no place for the table {name!r}")
+        lines = table.draw(documents)
+        text = re.sub(pattern, lambda match, lines=lines: f"{match[1]}{lines}\n{match[2]}", text, flags=re.DOTALL)
     return text
 
 
@@ -275,7 +288,8 @@ def main() -> None:
     if not given.draw:
         for name in given.names or RUNS:
             run(name)
-    README.write_text(draw(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in (README, REPRODUCTION):
+        page.write_text(drawn(page.read_text(encoding="utf-8"), page), encoding="utf-8")
 
 
 if __name__ == "__main__":
