@@ -100,7 +100,7 @@ def along_lambda(look: Look, rows: Sequence[Row]) -> Any:
     if not groups:
         return None
     figure, panels = look.panels(3.9 + 0.13 * len(groups), 1, 2)
-    lines = []
+    lines: list[Any] = []
     for panel, quantity, title in zip(
         panels, ("speedup", "acceptance_rate"), ("speedup", "acceptance rate"), strict=True
     ):

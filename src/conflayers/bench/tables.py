@@ -9,7 +9,7 @@ from conflayers.bench.values import PLAIN, Row, categories, number, pair, totals
 
 MARKS = {"faster": "good", "slower": "bad", "no difference": "unsure", "no interval": "unsure"}
 WORDS = ("that is", "texts", "plan in the end", "the first of them", "token")
-NOTHING = '<span class="none">–</span>'
+NOTHING = '<span class="none">&ndash;</span>'
 
 
 def cell(value: Any) -> str:
@@ -118,7 +118,7 @@ def methods_table(rows: Sequence[Row], first: Mapping[str, Record] | None = None
     body = []
     for index, row in enumerate(rows):
         cells = [f"<td{_kind(title)}>{texts[index]}</td>" for title, texts in columns]
-        body.append(f'<tr>{named(row["method"])}{"".join(cells)}</tr>')
+        body.append(f"<tr>{named(row['method'])}{''.join(cells)}</tr>")
     return table(["method", *(title for title, _ in columns)], body)
 
 
@@ -134,7 +134,7 @@ def speedups_table(rows: Sequence[Row]) -> str:
         if method == PLAIN:
             continue
         cells = [_speedup(row) for row in (total, *(found.get((method, name)) for name in names))]
-        body.append(f'<tr>{named(method)}{"".join(cells)}</tr>')
+        body.append(f"<tr>{named(method)}{''.join(cells)}</tr>")
     return table(["method", "all", *names], body)
 
 
@@ -157,7 +157,7 @@ def differences_table(records: Sequence[Record], samples: Sequence[Any]) -> str:
             cell(max(gaps)) if gaps else NOTHING,
         ]
         tds = "".join(f"<td{_kind(title)}>{text}</td>" for title, text in zip(titles[1:], cells, strict=True))
-        body.append(f'<tr>{named(method)}{tds}</tr>')
+        body.append(f"<tr>{named(method)}{tds}</tr>")
     return table(titles, body) if body else ""
 
 

@@ -21,4 +21,4 @@ def run(
 
         page, *plots = write(folder, file)
     out().print(str(page))
-    note(f"and {len(plots)} {'plot' if len(plots) == 1 else 'plots'} beside it" if plots else "there is nothing to plot")
+    note(f"plots beside it: {', '.join(plot.name for plot in plots) or 'none, for there is nothing to plot'}")
