@@ -86,6 +86,8 @@ def compare(before: Results, after: Results, threshold: float = THRESHOLD) -> li
             pair = tuple(_by_sample(sums, chosen) for sums in ours)
             changes += _changes(method, category, pair[0], pair[1], comparable)
             changes += _identical(method, category, sides, several, len(pair[0]))
+        if not requests:
+            changes.append(Change(method, TOTAL, "tokens_per_second", None, None, None, None, 0, UNKNOWN))
         changes += _memory(method, before, after)
     if not any(one.samples for one in changes):
         raise InputError("the two benchmarks have no request in common: was one of them stopped at its first?")

@@ -77,7 +77,8 @@ def by_phase(look: Look, rows: Sequence[Row]) -> Any:
             bars.append((row["method"], [1000 * (number(phases.get(name)) or 0.0) / tokens for name in PHASES]))
     if not any(any(times) for _, times in bars):
         return None
-    figure, panels = look.panels(1.3 + 0.42 * len(bars))
+    names = [wrapped(name, 34, 2) for name, _ in bars]
+    figure, panels = look.panels(1.3 + sum(max(0.42, 0.17 * name.count("\n") + 0.3) for name in names))
     panel, handles = panels[0], []
     for index, colour in enumerate(PHASE_COLOURS):
         lefts = [sum(times[:index]) for _, times in bars]
@@ -89,7 +90,7 @@ def by_phase(look: Look, rows: Sequence[Row]) -> Any:
     panel.margins(x=0.06)
     panel.set_xlabel("milliseconds per new token")
     panel.grid(visible=False, axis="y")
-    look.tick_names(panel.yaxis, range(len(bars)), [wrapped(name, 34, 2) for name, _ in bars])
+    look.tick_names(panel.yaxis, range(len(bars)), names)
     look.legend(figure, handles, PHASES)
     return figure
 

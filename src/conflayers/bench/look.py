@@ -64,7 +64,7 @@ class Look:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor=self.theme.paper)
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor=self.theme.paper)
         FigureCanvasAgg(figure)
         found = list(figure.subplots(rows, columns, squeeze=False, **arguments).flat)
         for panel in found:
@@ -129,7 +129,7 @@ def png(figure: Any) -> bytes:
     with warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; the tables have it right.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(buffer, format="png", dpi=DPI, facecolor=figure.get_facecolor(), metadata={"Software": None})
+        figure.savefig(buffer, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -3,7 +3,8 @@
 Samples are drawn anew, the same ones for both runs, so that what makes one sample slower than another drops out; the
 repeats and turns of a sample stay together, since they are not independent. The bootstrap's interval is too narrow
 where samples are few: as its least correction it is widened by Student's t over the normal distribution, and by the
-missing degree of freedom (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015).
+missing degree of freedom (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015). A machine that was slower
+for the whole of one run is no noise of this kind: it moves all samples alike, and ratios to plain decoding not at all.
 """
 
 import math
