@@ -134,7 +134,7 @@ def _patch(look: Look, method: str) -> Any:
     from matplotlib.patches import Patch
 
     style = look.styles[method]
-    return Patch(facecolor=style.colour, hatch=style.hatch * 2, edgecolor=look.theme.paper, linewidth=0)
+    return Patch(facecolor=style.colour, hatch=style.hatch, edgecolor=look.theme.paper, linewidth=0)
 
 
 def _limit(panel: Any, curves: dict[str, Curve]) -> None:

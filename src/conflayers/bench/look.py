@@ -17,7 +17,7 @@ from conflayers.errors import InputError
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
 # By how often the colours have been gone through.
-MARKERS, LINES, HATCHES = ("o", "s", "^", "D"), ("-", "--", ":", "-."), ("", "////", "....", "xxxx")
+MARKERS, LINES, HATCHES = ("o", "s", "^", "D"), ("-", "--", ":", "-."), ("", "////", "..", "xxx")
 BASELINES = {PLAIN: "#808080", TRANSFORMERS: "#a6761d"}
 WIDTH, DPI = 10.0, 144
 
@@ -159,7 +159,7 @@ def printable(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def pictures(draw: Callable[[Look], Any], names: Sequence[str]) -> tuple[bytes, bytes] | None:
-    """What `draw` draws, light and dark; None if it has nothing to show."""
-    drawn = [draw(Look(theme, styles(names))) for theme in (LIGHT, DARK)]
+def pictures(draw: Callable[..., Any], names: Sequence[str], *shown: Any) -> tuple[bytes, bytes] | None:
+    """What `draw` makes of a look and of what is to be shown, light and dark; None if there is nothing to show."""
+    drawn = [draw(Look(theme, styles(names)), *shown) for theme in (LIGHT, DARK)]
     return None if drawn[0] is None else (png(drawn[0]), png(drawn[1]))

@@ -101,8 +101,8 @@ def _tables(results: Results) -> list[str]:
     if not rows:
         return [
             "<h2>Results</h2>",
-            '<p class="warn">There are no rows: no request has been answered by every method. Let the same command '
-            "go on, then write the report again.</p>",
+            '<p class="warn">There are no rows: the benchmark has not come to its end. Let the same command go on, '
+            "then write the report again.</p>",
         ]
     parts = ["<h2>Results</h2>", methods_table(totals(rows), first_differences(results.records))]
     parts.append(
