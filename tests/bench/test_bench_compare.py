@@ -150,6 +150,10 @@ def test_a_regression_exits_with_1(tmp_path):
     result = run(tmp_path, benchmark(), benchmark((1.1, 1.1, 1.1)))
     assert result.exit_code == 1
     assert "- worse: m (all) speedup 2 -> 1.818, -9.1% (95% interval -9.1% to -9.1%, 3 samples)" in result.stdout
+    assert "(code)" not in result.stdout
+    # Of three categories, code with one sample: plain decoding's tokens per second, and six quantities of the method.
+    assert "21 comparisons: 4 regressions; 15 did not" in result.stdout.splitlines()[-2]
+    assert "0 may be noise, 2 cannot be told" in result.stdout.splitlines()[-2]
     document = json.loads(result.stdout.splitlines()[-1])
     # Tokens per second and speedup, of everything and of the two trivia questions.
     assert document["regressions"] == 4

@@ -8,8 +8,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from conflayers.bench.results import Results
-from conflayers.bench.tables import (
+from conflayers.bench.page_tables import (
     cell,
     differences_table,
     first_differences,
@@ -17,7 +16,8 @@ from conflayers.bench.tables import (
     speedups_table,
     values_table,
 )
-from conflayers.bench.values import PLAIN, categories, checked, totals, verdict
+from conflayers.bench.results import Results
+from conflayers.bench.values import PLAIN, categories, checked, kind, totals, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,10 @@ def _head(results: Results) -> list[str]:
     where = "the CPU" if on_cpu else device
     named = origin.get("processor") if on_cpu else origin.get("accelerator")
     facts = [f"Measured on <b>{escape(where)}</b>" + (f" ({cell(named)})" if named else "")]
-    facts += [f"{cell(settings[name])} {name}" for name in ("threads",) if settings.get(name) is not None]
-    facts += [cell(settings[name]) for name in ("dtype",) if settings.get(name) is not None]
+    if settings.get("threads") is not None:
+        facts.append(f"{cell(settings['threads'])} {'thread' if settings['threads'] == 1 else 'threads'}")
+    if settings.get("dtype") is not None:
+        facts.append(cell(settings["dtype"]))
     if settings.get("max_new_tokens") is not None:
         facts.append(f"at most {cell(settings['max_new_tokens'])} new tokens")
     if settings.get("repeat") is not None:
@@ -83,15 +85,13 @@ def _dates(origin: dict[str, Any]) -> str:
 def _outcome(results: Results) -> list[str]:
     """How many methods won and lost, in a sentence."""
     found = [verdict(row) for row in totals(checked(results.rows)) if row["method"] != PLAIN]
-    counted = {
-        words: sum(one.startswith(start) for one in found)
-        for start, words in (
-            ("faster", "faster than plain decoding"),
-            ("slower", "slower"),
-            ("no difference", "with no difference shown"),
-            ("no interval", "with too few samples to tell"),
-        )
-    }
+    kinds = (
+        ("faster than plain decoding", [words for words in found if kind(words) == "good"]),
+        ("slower", [words for words in found if kind(words) == "bad"]),
+        ("with no difference shown", [words for words in found if words.startswith("no difference")]),
+        ("with too few samples to tell", [words for words in found if "no interval" in words]),
+    )
+    counted = {words: len(some) for words, some in kinds}
     named = [f"{count} {words}" for words, count in counted.items() if count]
     return [f"<p>Of {len(found)} methods: {', '.join(named)}. Search time is in every number.</p>"] if named else []
 

@@ -82,3 +82,9 @@ def verdict(row: Row) -> str:
     if interval[1] < 1:
         return "slower than plain decoding"
     return "faster than plain decoding" if interval[0] > 1 else "no difference shown"
+
+
+def kind(words: str) -> str:
+    """Of a verdict: "good", "bad" or "unsure"; "" where there is none."""
+    marks = {"no interval": "unsure", "no difference": "unsure", "faster": "good", "slower": "bad"}
+    return next((mark for part, mark in marks.items() if part in words), "")

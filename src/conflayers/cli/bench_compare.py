@@ -49,12 +49,14 @@ def run(
         if only[name]:
             out().print(f"only in {path}: {', '.join(map(_plain, only[name]))}")
     for change in changes:
-        if change.verdict in SIGNS:
+        # What categories are too small for would hide what they are not.
+        if change.verdict in SIGNS and (change.verdict != "unknown" or change.category == "all"):
             out().print(line(change))
-    quiet = [sum(change.verdict == verdict for change in changes) for verdict in ("same", "unclear")]
+    quiet = [sum(change.verdict == verdict for change in changes) for verdict in ("same", "unclear", "unknown")]
     out().print(
         f"{len(changes)} comparisons: {len(worse)} regressions; {quiet[0]} did not change by {100 * threshold:g}% "
-        f"(memory: 5%), {quiet[1]} may be noise"
+        f"(memory: 5%), {quiet[1]} may be noise, "
+        f"{quiet[2]} cannot be told for want of samples or of measurements"
     )
     print_json(
         {

@@ -5,9 +5,8 @@ from html import escape
 from typing import Any
 
 from conflayers.bench.record import Record
-from conflayers.bench.values import PLAIN, Row, categories, number, pair, totals, verdict
+from conflayers.bench.values import PLAIN, Row, categories, kind, number, pair, totals, verdict
 
-MARKS = {"faster": "good", "slower": "bad", "no difference": "unsure", "no interval": "unsure"}
 WORDS = ("that is", "texts", "plan in the end", "the first of them", "token")
 NOTHING = '<span class="none">&ndash;</span>'
 
@@ -50,8 +49,7 @@ def mark(row: Row) -> str:
     words = verdict(row)
     if not words:
         return "plain decoding itself" if row["method"] == PLAIN else NOTHING
-    kind = next(kind for start, kind in MARKS.items() if words.startswith(start))
-    return f'<span class="{kind}">{escape(words)}</span>'
+    return f'<span class="{kind(words)}">{escape(words)}</span>'
 
 
 def by_repeat(row: Row) -> str:
@@ -198,8 +196,7 @@ def _speedup(row: Row | None) -> str:
     if row is None:
         return f"<td>{NOTHING}</td>"
     words = verdict(row)
-    kind = next((kind for start, kind in MARKS.items() if words.startswith(start)), "none")
-    return f'<td class="{kind}" title="{escape(words)}">{ratio(row, "speedup")}</td>'
+    return f'<td class="{kind(words) or "none"}" title="{escape(words)}">{ratio(row, "speedup")}</td>'
 
 
 def _sample(record: Record, samples: Sequence[Any]) -> str:
