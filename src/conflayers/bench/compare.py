@@ -10,6 +10,7 @@ import numpy as np
 from conflayers.bench.paired import Array, Quantity, change, excludes_nothing_changed
 from conflayers.bench.record import Record
 from conflayers.bench.results import Results
+from conflayers.bench.rows import label
 from conflayers.bench.values import PLAIN, TOTAL, number
 from conflayers.errors import InputError
 
@@ -79,7 +80,7 @@ def compare(before: Results, after: Results, threshold: float = THRESHOLD) -> li
     for method in (name for name in sides[0].methods if name in sides[1].methods):
         ours = [side.sums(method) for side in sides]
         requests = [request for request in ours[0] if request in ours[1]]
-        labels = {request: _label(sides[0].about[request], several) for request in requests}
+        labels = {request: label(sides[0].about[request], several) for request in requests}
         kinds = sorted(set(labels.values()))
         for category in [TOTAL, *kinds] if len(kinds) > 1 else [TOTAL] if kinds else []:
             chosen = [request for request in requests if category in (TOTAL, labels[request])]
@@ -220,7 +221,7 @@ def _identical(method: str, category: str, sides: tuple[Side, Side], several: bo
     """A text that differs is a regression wherever it is: requests that only one benchmark has are included."""
     values: list[bool | None] = []
     for side in sides:
-        mine = (r for r in side.records if r.method == method and category in (TOTAL, _label(r, several)))
+        mine = (r for r in side.records if r.method == method and category in (TOTAL, label(r, several)))
         known = [record.identical for record in mine if record.identical is not None]
         values.append(all(known) if known else None)
     before, after = values
@@ -259,11 +260,6 @@ def _sample_names(samples: Sequence[Any]) -> list[Key]:
         found.append((*name, seen[name]))
         seen[name] += 1
     return found
-
-
-def _label(record: Record, several: bool) -> str:
-    named = several and record.category != record.data
-    return f"{record.data}: {record.category}" if named else record.category
 
 
 def _over(a: Array, b: Array) -> Array:

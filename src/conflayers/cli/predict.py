@@ -71,8 +71,8 @@ def run(
     With --results, predict the runs of a benchmark made on this machine from their counts and from passes timed now,
     and say how far off that is.
     """
-    given = dict(locals())
-    if given.pop("results") is not None:
+    given = {name: value for name, value in locals().items() if name != "results"}
+    if results is not None:
         refuse("--results takes everything from the benchmark", given, list(given))
         check_results(results)
         return
