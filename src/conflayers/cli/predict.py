@@ -72,7 +72,8 @@ def run(
     and say how far off that is.
     """
     given = dict(locals())
-    if given.pop("results") is not None:
+    del given["results"]
+    if results is not None:
         refuse("--results takes everything from the benchmark", given, list(given))
         check_results(results)
         return
@@ -123,10 +124,10 @@ def show(model: str | None, rows: list["Prediction"], assumed: list[str]) -> Non
 def check_results(folder: Path) -> None:
     """Predict a benchmark's runs from their counts and passes timed now, and print both."""
     from conflayers.bench.results import Results
-    from conflayers.predict.measured import calibrate_for, count_methods, validate
+    from conflayers.predict.measured import calibrate_for, count_methods, predicted_seconds, validate
 
     results = Results.load(folder)
-    _, counted, left_out = count_methods(results)
+    plain, counted, left_out = count_methods(results)
     for name in left_out:
         note(f"{name} is left out: it did not draft with a part of the model")
     if not counted:
@@ -137,6 +138,9 @@ def check_results(folder: Path) -> None:
         note("these runs drew tokens at random; passes are timed with greedy decisions")
     costs = calibrate_for(llm, results)
     checked = validate(results, costs)
+    seconds = {"predicted": predicted_seconds(plain, costs, settings["layers"]), "measured": plain.seconds}
+    now, then = seconds["predicted"], seconds["measured"]
+    out().print(f"plain decoding: {now:.2f} s by the passes timed now, {then:.2f} s in the benchmark")
     for one in checked:
         out().print(
             f"{one.method}: predicted {one.predicted:.3f}, measured {one.measured:.3f}, {one.difference:+.1%} "
@@ -144,7 +148,8 @@ def check_results(folder: Path) -> None:
             f"{one.select_share:.1%} of the time spent choosing)"
         )
     rows = [asdict(one) for one in checked]
-    print_json({"model": settings["model"], "costs": costs.as_dict(), "left_out": left_out, "rows": rows})
+    timed = {"costs": costs.as_dict(), "plain_seconds": seconds}
+    print_json({"model": settings["model"], **timed, "left_out": left_out, "rows": rows})
 
 
 def rooflines(given: dict[str, Any]) -> "Roofline":

@@ -206,7 +206,7 @@ def calibrate_for(llm: "Llm", results: Results, *, repeat: int = REPEAT) -> Cost
         raise InputError("plain decoding wrote nothing in these results: there is no text to calibrate with")
     sizes = _sizes(methods)
     length = (plain.prompt_tokens + plain.new_tokens // 2) // plain.requests
-    length = max(2, min(length, llm.body.context - max(*sizes, 4) - 8))
+    length = max(2, min(length, llm.body.context - max(sizes) - 8))
     text = (written * (length // len(written) + 1))[:length]
     plans = list(dict.fromkeys(counts.plan for counts in methods if counts.plan is not None))
     prompt = max(1, min(plain.prompt_tokens // plain.requests, len(text)))
