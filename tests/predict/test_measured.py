@@ -1,5 +1,4 @@
 from collections import Counter
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -165,7 +164,7 @@ def test_without_plain_decoding_there_is_nothing_to_compare_with():
         count_methods(results(record("ours", 0, 1, drafted_stats())))
 
 
-def test_a_benchmark_is_calibrated_with_its_plans_sizes_and_length(monkeypatch):
+def test_a_benchmark_is_calibrated_with_its_plans_sizes_and_length():
     clock = Ticks()
     body = Priced(clock)
     runs = results(
@@ -173,8 +172,7 @@ def test_a_benchmark_is_calibrated_with_its_plans_sizes_and_length(monkeypatch):
         record("ours", 0, 500, drafted_stats(), str(PLAN)),
         record("search", 0, 500, drafted_stats(), None),
     )
-    monkeypatch.setattr("conflayers.predict.measured.calibrate", partial(calibrate, clock=clock))
-    costs = calibrate_for(SimpleNamespace(body=body), runs, repeat=2)
+    costs = calibrate_for(SimpleNamespace(body=body), runs, repeat=2, clock=clock)
     # 50 of the prompt and half of 101; drafts of 2 and 4; half of eight layers where the plan in the end was none.
     assert (costs.context, costs.prefill) == (100, 59)
     assert costs.verifications == {1: 10, 3: 12, 5: 14}

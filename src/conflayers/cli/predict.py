@@ -1,5 +1,7 @@
 """`conflayers predict`: the speedup to expect, for models that cannot be run here."""
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,8 +123,8 @@ def show(model: str | None, rows: list["Prediction"], assumed: list[str]) -> Non
         out().print(f"- {sentence}")
 
 
-def check_results(folder: Path) -> None:
-    """Predict a benchmark's runs from their counts and passes timed now, and print both."""
+def check_results(folder: Path, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Predict a benchmark's runs from their counts and passes timed now by `clock`, and print both."""
     from conflayers.bench.results import Results
     from conflayers.predict.measured import calibrate_for, count_methods, predicted_seconds, validate
 
@@ -136,7 +138,7 @@ def check_results(folder: Path) -> None:
     llm = load_model(settings["model"], settings["threads"], dtype=settings["dtype"], device=settings["device"])
     if settings.get("temperature"):
         note("these runs drew tokens at random; passes are timed with greedy decisions")
-    costs = calibrate_for(llm, results)
+    costs = calibrate_for(llm, results, clock=clock)
     checked = validate(results, costs)
     seconds = {"predicted": predicted_seconds(plain, costs, settings["layers"]), "measured": plain.seconds}
     now, then = seconds["predicted"], seconds["measured"]
