@@ -16,15 +16,16 @@ import sys
 from pathlib import Path
 
 import torch
-from methods import HELD_OUT
 
-sys.path.insert(0, str(HELD_OUT.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "zoo"))
 from card import Text, agreements, continued
 
 import conflayers
 from conflayers.api import Llm
 from conflayers.plan import Plan, save_plan
 from conflayers.search.data import read_prompts
+
+HELD_OUT = Path(__file__).parents[1] / "tests" / "zoo" / "held_out.jsonl"
 
 
 def greedy(llm: Llm, texts: list[Text]) -> list[tuple[Plan, float]]:

@@ -1,6 +1,7 @@
 """The ways to decode, on a model with layers that do almost nothing."""
 
 import pytest
+import torch
 from planted import planted_model
 
 import conflayers
@@ -88,9 +89,12 @@ def test_the_gap_of_a_difference_is_the_whole_models():
     subject = LlmSubject(llm)
     ids = subject.encode(["import "])
     best = llm.generate(ids, method="vanilla", max_new_tokens=1).token_ids[0]
-    gaps = [subject.gap(ids, best, other) for other in range(llm.body.vocab_size)]
-    assert min(gaps) == gaps[best] == 0.0
-    assert llm.generate(ids, method="vanilla", max_new_tokens=1).token_ids == [best]
+    with torch.no_grad():
+        logits = llm.model(torch.tensor([ids])).logits[0, -1]
+    others = [best, 3, 700]
+    assert [subject.gap(ids, best, other) for other in others] == pytest.approx(
+        [float(logits[best] - logits[other]) for other in others], abs=1e-4
+    )
 
 
 def test_everything_together_on_a_trained_model(tmp_path):

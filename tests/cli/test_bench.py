@@ -67,6 +67,7 @@ def test_sampling_with_a_seed_gives_one_text(bench):
     assert [row["identical"] for row in rows if row["category"] == "all"] == [True, True]
 
 
+@pytest.mark.slow
 def test_peak_memory_by_method(bench):
     rows = document(bench("--methods", "uniform", "--limit", "1", memory=True))["rows"]
     assert rows[0]["extra_memory_mb"] == 0.0

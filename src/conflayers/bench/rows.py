@@ -1,21 +1,20 @@
 """From records to rows: what a benchmark's requests come to, by method and by category.
 
 All ratios are ratios of totals: seconds and tokens are added up over requests before anything is divided, so that no
-short request counts as much as a long one. Search time is in every total. Intervals are by the bootstrap over samples:
-the repeats and turns of a sample stay together, since they are not independent.
+short request counts as much as a long one. Search time is in every total. Intervals are those of `paired`.
 """
 
-import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from conflayers.bench.record import PHASES, Record
-from conflayers.stats import Stats
+import numpy as np
 
-ALL, PLAIN, TRANSFORMERS = "all", "vanilla", "hf"
-DRAWS = 1000
+from conflayers.bench.paired import Array, change
+from conflayers.bench.record import PHASES, Record
+from conflayers.bench.values import PLAIN, TOTAL, TRANSFORMERS
+from conflayers.stats import Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,36 +62,38 @@ def summarise(
     if not common:
         return []
     several = len({record.data for record in records}) > 1
-    labels = {request: _label(by_method[methods[0]][request], several) for request in common}
+    labels = {request: label(by_method[methods[0]][request], several) for request in common}
     categories = sorted(set(labels.values()))
     rows = []
-    for category in [ALL, *categories] if len(categories) > 1 else [ALL]:
-        chosen = sorted(request for request in common if category in (ALL, labels[request]))
+    for category in [TOTAL, *categories] if len(categories) > 1 else [TOTAL]:
+        chosen = sorted(request for request in common if category in (TOTAL, labels[request]))
         columns = {method: [by_method[method][request] for request in chosen] for method in methods}
         rows += [_row(method, category, columns, memory.get(method, {})) for method in methods]
     return rows
 
 
-def ratio_interval(ours: Sequence[Record], theirs: Sequence[Record], draws: int = DRAWS) -> tuple[float, float] | None:
-    """The 95% interval of the speed of `ours` over that of `theirs`, samples drawn anew; None for fewer than two.
+def ratio_interval(ours: Sequence[Record], theirs: Sequence[Record]) -> tuple[float, float] | None:
+    """The 95% interval of the speed of `ours` over that of `theirs`; None for fewer than two samples.
 
     Args:
         ours, theirs: records of the same requests, in the same order.
-        draws: number of draws.
     """
-    pairs: dict[int, tuple[Work, Work]] = {}
-    for a, b in zip(ours, theirs, strict=True):
-        mine, other = pairs.get(a.sample, (Work(), Work()))
-        pairs[a.sample] = mine + _work(a), other + _work(b)
-    if len(pairs) < 2:
-        return None
-    values, source, found = list(pairs.values()), random.Random(0), []
-    for _ in range(draws):
-        drawn = source.choices(values, k=len(values))
-        mine, other = sum((a for a, _ in drawn), Work()), sum((b for _, b in drawn), Work())
-        found.append(mine.speed / other.speed if other.speed else 0.0)
-    cuts = statistics.quantiles(found, n=40)
-    return cuts[0], cuts[-1]
+    _, interval = change(_by_sample(theirs), _by_sample(ours), _speeds)
+    return None if interval is None else (1 + interval[0], 1 + interval[1])
+
+
+def _by_sample(records: Sequence[Record]) -> Array:
+    """Tokens and seconds of each sample, [samples, 2]."""
+    found: dict[int, Work] = {}
+    for record in records:
+        found[record.sample] = found.get(record.sample, Work()) + _work(record)
+    return np.array([[work.tokens, work.seconds] for _, work in sorted(found.items())], dtype=np.float64)
+
+
+def _speeds(sums: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        speeds: Array = sums[..., 0] / sums[..., 1]
+    return speeds
 
 
 def total(records: Sequence[Record]) -> Stats:
@@ -164,7 +165,8 @@ def _by_repeat(mine: Sequence[Record], plain: Sequence[Record] | None) -> list[f
     return [_ratio([r for r in mine if r.repeat == i], [r for r in plain if r.repeat == i]) for i in repeats]
 
 
-def _label(record: Record, several: bool) -> str:
+def label(record: Record, several: bool) -> str:
+    """The category of a record, with its data set where there are several."""
     return f"{record.data}: {record.category}" if several and record.category != record.data else record.category
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from conflayers.bench.data import Sample
 from conflayers.bench.record import Difference, Record
 from conflayers.bench.results import Results
-from conflayers.bench.rows import PLAIN, summarise
+from conflayers.bench.rows import summarise
 from conflayers.bench.subject import Subject
+from conflayers.bench.values import PLAIN
 from conflayers.bench.ways import Answer, Way
 from conflayers.compare import first_difference
 from conflayers.errors import InputError

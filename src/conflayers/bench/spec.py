@@ -6,8 +6,8 @@ from typing import Any
 
 from conflayers.api import Llm
 from conflayers.bench.peers import PEERS
-from conflayers.bench.rows import PLAIN
 from conflayers.bench.sweeps import SWEEPS
+from conflayers.bench.values import PLAIN
 from conflayers.bench.ways import Ours, Way
 from conflayers.errors import InputError
 from conflayers.methods import METHODS

@@ -6,7 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from conflayers.bench.rows import ALL
+from conflayers.bench.values import TOTAL
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -19,7 +19,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
         drawn.add_column(title.replace(" ", "\n"), justify="right", no_wrap=True)
     drawn.add_column("same\ntext", no_wrap=True)
     for row in rows:
-        if row["category"] != ALL:
+        if row["category"] != TOTAL:
             continue
         interval = row["speedup_interval"]
         drawn.add_row(

@@ -206,8 +206,9 @@ def _measure_memory(
     import torch
 
     from conflayers.bench.memory import Probe, peak_mb
-    from conflayers.bench.rows import PLAIN, summarise
+    from conflayers.bench.rows import summarise
     from conflayers.bench.subject import LlmSubject
+    from conflayers.bench.values import PLAIN
 
     ids = LlmSubject(llm, results.settings["chat"]).encode(_samples(sets)[0].turns[:1])
     count = min(results.settings["max_new_tokens"], llm.body.context - len(ids))

@@ -1,5 +1,7 @@
 """`conflayers predict`: the speedup to expect, for models that cannot be run here."""
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,8 +73,8 @@ def run(
     With --results, predict the runs of a benchmark made on this machine from their counts and from passes timed now,
     and say how far off that is.
     """
-    given = dict(locals())
-    if given.pop("results") is not None:
+    given = {name: value for name, value in locals().items() if name != "results"}
+    if results is not None:
         refuse("--results takes everything from the benchmark", given, list(given))
         check_results(results)
         return
@@ -120,13 +122,13 @@ def show(model: str | None, rows: list["Prediction"], assumed: list[str]) -> Non
         out().print(f"- {sentence}")
 
 
-def check_results(folder: Path) -> None:
-    """Predict a benchmark's runs from their counts and passes timed now, and print both."""
+def check_results(folder: Path, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Predict a benchmark's runs from their counts and passes timed now by `clock`, and print both."""
     from conflayers.bench.results import Results
-    from conflayers.predict.measured import calibrate_for, count_methods, validate
+    from conflayers.predict.measured import calibrate_for, count_methods, predicted_seconds, validate
 
     results = Results.load(folder)
-    _, counted, left_out = count_methods(results)
+    plain, counted, left_out = count_methods(results)
     for name in left_out:
         note(f"{name} is left out: it did not draft with a part of the model")
     if not counted:
@@ -135,8 +137,11 @@ def check_results(folder: Path) -> None:
     llm = load_model(settings["model"], settings["threads"], dtype=settings["dtype"], device=settings["device"])
     if settings.get("temperature"):
         note("these runs drew tokens at random; passes are timed with greedy decisions")
-    costs = calibrate_for(llm, results)
+    costs = calibrate_for(llm, results, clock=clock)
     checked = validate(results, costs)
+    seconds = {"predicted": predicted_seconds(plain, costs, settings["layers"]), "measured": plain.seconds}
+    now, then = seconds["predicted"], seconds["measured"]
+    out().print(f"plain decoding: {now:.2f} s by the passes timed now, {then:.2f} s in the benchmark")
     for one in checked:
         out().print(
             f"{one.method}: predicted {one.predicted:.3f}, measured {one.measured:.3f}, {one.difference:+.1%} "
@@ -144,7 +149,8 @@ def check_results(folder: Path) -> None:
             f"{one.select_share:.1%} of the time spent choosing)"
         )
     rows = [asdict(one) for one in checked]
-    print_json({"model": settings["model"], "costs": costs.as_dict(), "left_out": left_out, "rows": rows})
+    timed = {"costs": costs.as_dict(), "plain_seconds": seconds}
+    print_json({"model": settings["model"], **timed, "left_out": left_out, "rows": rows})
 
 
 def rooflines(given: dict[str, Any]) -> "Roofline":

@@ -18,8 +18,8 @@ Clock = Callable[[], float]
 REPEAT = 40
 # Turns that are run and not counted, so that nothing is timed for the first time.
 WARM_UP = 2
-# Draft steps timed together: entering a plan is paid once for a draft.
-STEPS = 4
+# Draft steps timed together: few, for on a busy machine what takes long is interrupted more often than what does not.
+STEPS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,29 +110,33 @@ def calibrate(
     room = max([STEPS, *rows]) + 1
     if len(tokens) + room > llm.body.context:
         raise InputError(f"{len(tokens)} tokens and {room} more do not fit the context of {llm.body.context}")
-    body = llm.body
-    body.reserve(len(tokens) + room)
+    llm.body.reserve(len(tokens) + room)
     try:
-        state = State(body, Greedy(LogitsProcessorList()), list(tokens), len(tokens), room, frozenset())
-        body.forward(tokens[:-1], rows=1)
-        jobs = _jobs(state, plans, sorted({1, *rows}), prompt)
-        times: dict[object, list[float]] = {key: [] for key in jobs}
-        for turn in range(WARM_UP + repeat):
-            for key, job in jobs.items():
-                begun = clock()
-                job()
-                times[key].append(clock() - begun)
-                body.rollback(min(body.length, len(tokens) - 1))
-                if body.length < len(tokens) - 1:  # after a prefill
-                    body.forward(tokens[body.length : -1], rows=1)
-            if turn < WARM_UP:
-                times = {key: [] for key in jobs}
+        state = State(llm.body, Greedy(LogitsProcessorList()), list(tokens), len(tokens), room, frozenset())
+        llm.body.forward(tokens[:-1], rows=1)
+        medians = _medians(state, _jobs(state, plans, sorted({1, *rows}), prompt), repeat, clock)
     finally:
-        body.release()
-    medians = {key: median(values) for key, values in times.items()}
+        llm.body.release()
     sizes = {key: seconds for key, seconds in medians.items() if isinstance(key, int)}
     steps = {key: seconds / STEPS for key, seconds in medians.items() if isinstance(key, Plan)}
     return Costs(len(tokens), sizes[1], medians["prefill"], steps, sizes)
+
+
+def _medians(state: "State", jobs: dict[object, Callable[[], None]], repeat: int, clock: Clock) -> dict[object, float]:
+    """Of each job's seconds, all jobs in turns. The cache then holds the text but for its last token, as before."""
+    body, cached = state.body, len(state.tokens) - 1
+    times: dict[object, list[float]] = {key: [] for key in jobs}
+    for turn in range(WARM_UP + repeat):
+        for key, job in jobs.items():
+            begun = clock()
+            job()
+            seconds = clock() - begun
+            if turn >= WARM_UP:
+                times[key].append(seconds)
+            body.rollback(min(body.length, cached))
+            if body.length < cached:  # after a prefill
+                body.forward(state.tokens[body.length : cached], rows=1)
+    return {key: median(values) for key, values in times.items()}
 
 
 def _jobs(state: "State", plans: Sequence[Plan], sizes: Sequence[int], prompt: int) -> dict[object, Callable[[], None]]:

@@ -1,6 +1,7 @@
 """A benchmark's runs against what their counts and separately measured costs predict."""
 
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from conflayers.bench.record import Record
 from conflayers.bench.results import Results
 from conflayers.errors import InputError
 from conflayers.plan import Plan
-from conflayers.predict.calibration import REPEAT, Costs, calibrate
+from conflayers.predict.calibration import REPEAT, Clock, Costs, calibrate
 
 if TYPE_CHECKING:
     from conflayers.api import Llm
@@ -190,10 +191,14 @@ def check_method(counts: Counts, plain: Counts, costs: Costs, layers: int) -> Ch
     )
 
 
-def calibrate_for(llm: "Llm", results: Results, *, repeat: int = REPEAT) -> Costs:
+def calibrate_for(llm: "Llm", results: Results, *, repeat: int = REPEAT, clock: Clock = time.perf_counter) -> Costs:
     """Time the passes that the methods of a benchmark are made of, at the benchmark's mean length of text.
 
     The text is what plain decoding wrote, repeated as often as it takes.
+
+    Args:
+        repeat: how often each is timed.
+        clock: seconds, of the kind that the results' were.
 
     Raises:
         InputError: there is nothing to time, or the results are of another model.
@@ -206,11 +211,11 @@ def calibrate_for(llm: "Llm", results: Results, *, repeat: int = REPEAT) -> Cost
         raise InputError("plain decoding wrote nothing in these results: there is no text to calibrate with")
     sizes = _sizes(methods)
     length = (plain.prompt_tokens + plain.new_tokens // 2) // plain.requests
-    length = max(2, min(length, llm.body.context - max(*sizes, 4) - 8))
+    length = max(2, min(length, llm.body.context - max(sizes) - 8))
     text = (written * (length // len(written) + 1))[:length]
     plans = list(dict.fromkeys(counts.plan for counts in methods if counts.plan is not None))
     prompt = max(1, min(plain.prompt_tokens // plain.requests, len(text)))
-    return calibrate(llm, plans, sizes, text, prompt=prompt, repeat=repeat)
+    return calibrate(llm, plans, sizes, text, prompt=prompt, repeat=repeat, clock=clock)
 
 
 def _sizes(methods: Sequence[Counts]) -> list[int]:
