@@ -1,4 +1,4 @@
-"""The fast body against the portable one, on every model of its family; every other one is left to the portable body."""
+"""The fast body against the portable one, on every model of its family; every other model keeps the portable one."""
 
 from collections.abc import Iterator
 

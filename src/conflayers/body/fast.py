@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from conflayers.body.anatomy import Anatomy
 from conflayers.body.cache import PositionedLayer
 from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace
-from conflayers.body.linears import single
+from conflayers.body.linears import hooks_of, single
 from conflayers.body.llama import FastLayer, read_layer, why_not
 from conflayers.body.portable import PortableBody
 from conflayers.body.trees import text_mask
@@ -62,13 +62,14 @@ class FastBody(PortableBody):
         self._hidden = (config.hidden_size,)
         self._layers: list[FastLayer] = []
         self._addresses: tuple[int, ...] = ()
+        self._hooks: list[Mapping[int, Any]] = []
         self._cos = self._sin = torch.empty(0)
         self._read_weights()
 
     @property
     def fast(self) -> bool:
         """Whether passes are this body's own; else, since the model was changed, the portable body's."""
-        return bool(self._layers)
+        return bool(self._layers) and not any(self._hooks)
 
     def _read_weights(self) -> None:
         """Look at the model as it is now: somebody may have exchanged weights, or added adapters or hooks."""
@@ -82,6 +83,8 @@ class FastBody(PortableBody):
             self._norm = model.model.norm.weight.detach()
             self._head = single(model.lm_head)
             self._addresses = tuple(parameter.data_ptr() for parameter in model.parameters())
+            # Who listens in the middle of a request is heard from the next pass on.
+            self._hooks = [hooks for module in model.modules() for hooks in hooks_of(module)]
 
     def reserve(self, capacity: int) -> None:
         """See `contract.Body.reserve`."""
@@ -101,10 +104,6 @@ class FastBody(PortableBody):
     @contextmanager
     def running(self, plan: Plan) -> Iterator[None]:
         """Inside this context `forward` leaves out what `plan` skips."""
-        if not self.fast:
-            with super().running(plan):
-                yield
-            return
         plan.check(self.layers)
         before, self._plan = self._plan, plan
         try:
@@ -120,7 +119,8 @@ class FastBody(PortableBody):
     def _run(self, arguments: Mapping[str, Any], count: int, wanted: int, record: int) -> Pass:
         """One pass; see `PortableBody._run`."""
         if not self.fast or arguments.keys() - {"input_ids", "position_ids", "attention_mask"}:
-            return super()._run(arguments, count, wanted, record)
+            with super().running(self._plan):
+                return super()._run(arguments, count, wanted, record)
         states = functional.embedding(arguments["input_ids"][0], self._embedding)
         seen = self._seen(arguments["position_ids"][0], arguments["attention_mask"], count)
         kept = min(record, count)

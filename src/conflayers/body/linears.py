@@ -4,8 +4,9 @@ No weight exists twice: matrices that belong together are laid side by side once
 views of them, with the same values. Whatever the model is used for elsewhere goes on as before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,12 +25,14 @@ class Linear:
         return functional.linear(states, self.weight, self.bias)
 
 
+def hooks_of(module: nn.Module) -> tuple[Mapping[int, Any], Mapping[int, Any]]:
+    """Who sees or changes what goes into a module and what comes out, as it is at any time."""
+    return module._forward_pre_hooks, module._forward_hooks
+
+
 def listened_to(module: nn.Module) -> bool:
-    """Whether somebody sees or changes what goes in or comes out of a module, or replaced its forward."""
-    return "forward" in module.__dict__ or any(
-        getattr(module, name)
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    )
+    """Whether somebody sees or changes what goes into or comes out of a module, or replaced its forward."""
+    return "forward" in module.__dict__ or any(hooks_of(module))
 
 
 def plain(module: nn.Module) -> bool:
