@@ -27,7 +27,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     save_model(folder / "text", 0, context=1024)
     LLAVA.build().save_pretrained(folder / "seeing")
     processor().save_pretrained(folder / "seeing")
+    (folder / "task.jsonl").write_text('{"prompt": "the sky is"}\n{"prompt": "the sea is"}\n', encoding="utf-8")
     return {
+        "FILE": str(folder / "task.jsonl"),
         "HuggingFaceTB/SmolLM2-135M-Instruct": str(folder / "text"),
         "llava-hf/llava-1.5-7b-hf": str(folder / "seeing"),
         "smollm2-drafting": "smollm2-drafting",
