@@ -21,7 +21,7 @@ class Results:
     """Everything a benchmark found out.
 
     Attributes:
-        settings: what was asked for, by name: `model`, `identity`, `layers`, `dtype`, `device`, `threads`, `methods`
+        settings: what was asked for, by name: `model`, `identity`, `layers`, `body`, `dtype`, `device`, `threads`, `methods`
             (names of the rows, "vanilla" first), `data` (names), `digests` of these, `limit`, `max_new_tokens`,
             `repeat`, `temperature`, `seed`, `turns`, `fresh`, `chat`.
         provenance: `versions`, `processor`, `cores`, `memory_mb`, `git`, `command`, `started`, `finished`.

@@ -50,6 +50,8 @@ Masks = torch.Tensor | Mapping[str, torch.Tensor] | None
 class FastBody(PortableBody):
     """Drives a model of the Llama family by position; see the module's docstring and `contract.Body`."""
 
+    kind = "fast"
+
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy | None = None) -> None:
         super().__init__(model, anatomy)
         config: Any = model.config

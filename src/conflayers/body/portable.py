@@ -38,10 +38,15 @@ class PortableBody:
         model: in eval mode.
         anatomy: of the model, where it is known already.
 
+    Attributes:
+        kind: "portable", or what a body derived from it calls itself.
+
     Raises:
         UnsupportedModelError: the structure of the model cannot be driven exactly.
         InputError: the model is in training mode.
     """
+
+    kind = "portable"
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy | None = None) -> None:
         refuse_training(model)

@@ -166,6 +166,7 @@ def _settings(llm: "Llm", sets: "list[Data]") -> dict[str, Any]:
         "model": llm.name,
         "identity": asdict(llm.body.identity),
         "layers": llm.body.layers,
+        "body": llm.body.kind,
         "dtype": str(llm.model.dtype).removeprefix("torch."),
         "device": str(llm.model.device),
         "threads": torch.get_num_threads(),

@@ -57,6 +57,7 @@ def structure(llm: "Llm") -> dict[str, Any]:
     anatomy = llm.body.anatomy
     return {
         "class": anatomy.name,
+        "body": llm.body.kind,
         "layers": len(anatomy.layers),
         "windows": list(anatomy.windows),
         "hidden_size": anatomy.hidden_size,
@@ -119,6 +120,8 @@ def _show(found: dict[str, Any], lower: str) -> None:
     kinds = Counter("full" if window is None else f"sliding over {window} tokens" for window in shape["windows"])
     console.print("attention: " + ", ".join(f"{kind} in {count} layers" for kind, count in kinds.items()))
     console.print(f"vocabulary {shape['vocab_size']}, context {shape['context']}")
+    driven = {"fast": "a few operators of our own", "portable": "the model's own forward"}[shape["body"]]
+    console.print(f"run by {driven} (body {shape['body']!r})")
     console.print("self-test in float32, largest difference of the logits relative to their size:")
     for check, difference in found["self_test"].items():
         console.print(f"  {check}: {difference:.1e}")
