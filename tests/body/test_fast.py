@@ -1,6 +1,8 @@
 """The fast body against the portable one, on every model of its family; every other model keeps the portable one."""
 
+import copy
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,6 +136,22 @@ def test_no_weight_exists_twice() -> None:
         attention.k_proj.weight.mul_(2)
     wanted = model(torch.tensor([PROMPT])).logits[0]
     assert_same(again.forward(PROMPT).logits, wanted)
+
+
+def test_the_model_can_be_saved_copied_and_moved_as_before(tmp_path: Path) -> None:
+    model = build("qwen2")
+    wanted = model(torch.tensor([PROMPT])).logits
+    body = FastBody(model)
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    for one in (model, again, copy.deepcopy(model)):
+        assert torch.equal(one(torch.tensor([PROMPT])).logits, wanted)
+    sizes = [weights.untyped_storage().nbytes() for weights in again.state_dict().values()]
+    assert sum(sizes) == sum(weights.nbytes for weights in model.state_dict().values())
+    model.to(torch.bfloat16).to(torch.float32)
+    body.reserve(ROOM)
+    assert body.fast
+    assert_same(body.forward(PROMPT).logits, model(torch.tensor([PROMPT])).logits[0])
 
 
 def test_a_model_that_is_changed_later_is_followed() -> None:

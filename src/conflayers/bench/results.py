@@ -21,9 +21,9 @@ class Results:
     """Everything a benchmark found out.
 
     Attributes:
-        settings: what was asked for, by name: `model`, `identity`, `layers`, `body`, `dtype`, `device`, `threads`, `methods`
-            (names of the rows, "vanilla" first), `data` (names), `digests` of these, `limit`, `max_new_tokens`,
-            `repeat`, `temperature`, `seed`, `turns`, `fresh`, `chat`.
+        settings: what was asked for, by name: `model`, `identity`, `layers`, `body`, `dtype`, `device`, `threads`,
+            `methods` (names of the rows, "vanilla" first), `data` (names), `digests` of these, `limit`,
+            `max_new_tokens`, `repeat`, `temperature`, `seed`, `turns`, `fresh`, `chat`, `run_code`.
         provenance: `versions`, `processor`, `cores`, `memory_mb`, `git`, `command`, `started`, `finished`.
         samples: `id`, `data` and `category` of each sample, in the order they are decoded in.
         records: in the order they were made.
