@@ -272,7 +272,8 @@ class Largest(TorchDispatchMode):
 
 @each_search
 def test_the_cache_is_as_large_as_the_request_and_is_never_copied(search):
-    model = planted_model([2, 4], layers=8)
+    # Wide enough that a copy of the cache is larger than the mask of a tree of many branches.
+    model = planted_model([2, 4], layers=8, hidden=128)
     model.config.max_position_embeddings = 8192
     llm, tokens = Llm(model), 0
     rounds = decode(
