@@ -1,4 +1,4 @@
-"""The tables of the README and of docs/reproduction.md: runs `conflayers bench` for each, and writes what came of it
+"""The tables of the README and of two pages of docs: runs `conflayers bench` for each, and writes what came of it
 between the marks of the pages.
 
     python benchmarks/tables.py [NAME ...] [--draw]
@@ -14,13 +14,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 KEPT, WORK = ROOT / "benchmarks" / "results", ROOT / "build" / "tables"
-README, REPRODUCTION = ROOT / "README.md", ROOT / "docs" / "reproduction.md"
+README, REPRODUCTION, PREDICTION = ROOT / "README.md", ROOT / "docs" / "reproduction.md", ROOT / "docs" / "predict.md"
 Document = dict[str, Any]
 
 RULE = [f"conflayers:variant=rule:lam={lam}" for lam in (-0.4, -0.2, 0, 0.2, 0.4)]
@@ -54,13 +54,15 @@ class Run:
         model, methods: as on the command line.
         options: the others.
         plans: rows that draft by a plan: name -> method, and the command that writes the plan to {out}.
+        predicted: predict the run afterwards, by `conflayers predict --results`.
     """
 
     title: str
     model: str
     methods: Sequence[str]
     options: Sequence[str]
-    plans: Mapping[str, tuple[str, Sequence[str]]]
+    plans: Mapping[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
+    predicted: bool = False
 
 
 def _words(text: str) -> list[str]:
@@ -78,7 +80,7 @@ def _guarded(methods: Sequence[str]) -> list[str]:
 
 
 HELD_OUT = "tests/zoo/held_out.jsonl"
-EACH = "--max-new-tokens 128 --dtype float32 --threads 1"
+EACH = "--max-new-tokens 128 --dtype float32 --threads 1 --no-memory"
 ZOO = ["hf", "conflayers", *RULE, *OTHERS]
 
 
@@ -100,21 +102,25 @@ RUNS = {
         "tests/zoo/control-16",
         ["hf", "conflayers", *_guarded([RULE[0], *OTHERS])],
         _words(f"--data {HELD_OUT} --limit 50 {EACH}"),
-        {},
     ),
     "smollm2": Run(
         "SmolLM2-135M",
         "smollm2",
         ["hf", "hf-lookup", "hf-early-exit", "conflayers", *_guarded([RULE[2], *OTHERS])],
         _words("--data prompts --max-new-tokens 128 --dtype float32 --threads 2"),
-        {},
     ),
     "sweeps": Run(
         "24 layers",
         "tests/zoo/dropout-24",
         ["conflayers"],
         _words(f"--data {HELD_OUT} --limit 20 {EACH} {' '.join(f'--sweep {name}' for name in SWEEPS)}"),
-        {},
+    ),
+    "predicted": Run(
+        "24 layers",
+        "tests/zoo/dropout-24",
+        ["uniform:skip_ratio=0.5", RULE[0], RULE[4], "conflayers", "swift", "clasp", "cosine"],
+        _words(f"--data {HELD_OUT} --limit 12 --repeat 2 {EACH}"),
+        predicted=True,
     ),
     "switch": Run(
         "24 layers",
@@ -142,15 +148,19 @@ def run(name: str) -> Document:
     words = ["-m", "conflayers", "bench", wanted.model, "--methods", ",".join(methods), *wanted.options]
     _call([*words, "--out", str(folder.relative_to(ROOT))])
     document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    if wanted.predicted:
+        said = _call(["-m", "conflayers", "predict", wanted.model, "--results", str(folder)], subprocess.PIPE)
+        document["predicted"] = json.loads(said.splitlines()[-1])
     kept = {key: document[key] for key in ("format", "settings", "provenance", "memory", "restarts", "rows")}
+    kept |= {key: document[key] for key in ("predicted",) if key in document}
     KEPT.mkdir(exist_ok=True)
     (KEPT / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return kept
 
 
-def _call(words: Sequence[str]) -> None:
+def _call(words: Sequence[str], output: int | None = None) -> str:
     print("$ python", " ".join(words), file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, *words], cwd=ROOT, check=True)
+    return subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=output, text=True).stdout or ""
 
 
 def single(documents: Mapping[str, Document]) -> str:
@@ -164,7 +174,7 @@ def single(documents: Mapping[str, Document]) -> str:
                 f"{row['tokens_per_second']:.1f}",
                 _ratio(row),
                 _number(row["speedup_over_hf"]),
-                f"{row['mean_accepted_tokens']:.2f}",
+                _number(row["mean_accepted_tokens"]),
                 _number(row["acceptance_rate"]),
                 f"{row['skip_ratio']:.2f}" if row["skip_ratio"] else "",
                 f"{row['select_share']:.1%}" if row["select_share"] else "",
@@ -191,6 +201,41 @@ def side_by_side(documents: Mapping[str, Document]) -> str:
     return "\n".join([*lines, "", _caption(documents)])
 
 
+def predictions(documents: Mapping[str, Document]) -> str:
+    """A table of what was predicted from counts and passes timed apart, and what was measured."""
+    (document,) = documents.values()
+    lines = _heads(
+        "", "predicted", "measured", "difference", "drafts of", "acceptance", "skipped", "search, not predicted"
+    )
+    for row in document["predicted"]["rows"]:
+        lines.append(
+            _line(
+                _title(row["method"]),
+                f"{row['predicted']:.3f}",
+                f"{row['measured']:.3f}",
+                f"{row['difference']:+.1%}",
+                f"{row['draft_length']:.2f}",
+                f"{row['acceptance']:.2f}",
+                f"{row['skip_ratio']:.2f}",
+                f"{row['select_share']:.1%}",
+            )
+        )
+    return "\n".join([*lines, "", _caption(documents)])
+
+
+def by_stretch(documents: Mapping[str, Document]) -> str:
+    """A table of one run over several data sets: what each method gained on each of them."""
+    (document,) = documents.values()
+    stretches = document["settings"]["data"]
+    rows = {(_bare(row["method"]), row["category"]): row for row in document["rows"]}
+    lines = _heads("over plain [95%]", *(name.replace("held_out.jsonl", "library") for name in stretches), "all")
+    for row in _totals(document):
+        name = _bare(row["method"])
+        if name != "vanilla":
+            lines.append(_line(_title(row["method"]), *(_ratio(rows[name, one]) for one in (*stretches, "all"))))
+    return "\n".join([*lines, "", _caption(documents)])
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Where runs are shown, and how."""
@@ -205,7 +250,8 @@ TABLES = {
     "zoo": Table(README, side_by_side, ("zoo-16", "zoo-24")),
     "control": Table(README, side_by_side, ("control",)),
     "sweeps": Table(REPRODUCTION, single, ("sweeps",)),
-    "switch": Table(REPRODUCTION, single, ("switch",)),
+    "predicted": Table(PREDICTION, predictions, ("predicted",)),
+    "switch": Table(REPRODUCTION, by_stretch, ("switch",)),
 }
 
 
@@ -288,7 +334,7 @@ def main() -> None:
     if not given.draw:
         for name in given.names or RUNS:
             run(name)
-    for page in (README, REPRODUCTION):
+    for page in (README, REPRODUCTION, PREDICTION):
         page.write_text(drawn(page.read_text(encoding="utf-8"), page), encoding="utf-8")
 
 

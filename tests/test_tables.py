@@ -14,7 +14,7 @@ tables = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(tables)
 
 
-@pytest.mark.parametrize("page", [tables.README, tables.REPRODUCTION])
+@pytest.mark.parametrize("page", [tables.README, tables.REPRODUCTION, tables.PREDICTION])
 def test_pages_show_what_was_measured(page):
     text = page.read_text(encoding="utf-8")
     assert tables.drawn(text, page) == text

@@ -23,6 +23,7 @@ class Stats:
             end of the text.
         num_accepted_sibling_tokens: of those, the siblings.
         acceptance_histogram: drafted tokens accepted -> number of verifications.
+        chain_histogram: of these, tokens of the main chain -> number of verifications.
         draft_histogram: tokens of the main chain drafted -> number of verifications.
         skipped_share: sum over draft steps of the share of sublayers skipped.
         prefill_seconds, draft_seconds, verify_seconds, select_seconds, total_seconds: time by phase; a plain step
@@ -41,6 +42,7 @@ class Stats:
     num_accepted_draft_tokens: int = 0
     num_accepted_sibling_tokens: int = 0
     acceptance_histogram: Counter[int] = field(default_factory=Counter)
+    chain_histogram: Counter[int] = field(default_factory=Counter)
     draft_histogram: Counter[int] = field(default_factory=Counter)
     skipped_share: float = 0.0
     prefill_seconds: float = 0.0
@@ -64,6 +66,7 @@ class Stats:
         self.num_accepted_draft_tokens += done.accepted
         self.num_accepted_sibling_tokens += done.accepted - done.on_chain
         self.acceptance_histogram[done.accepted] += 1
+        self.chain_histogram[done.on_chain] += 1
         self.draft_histogram[done.drafted] += 1
         if done.plan is not None:
             self.skipped_share += done.drafted * done.plan.skip_ratio(layers)
@@ -88,17 +91,13 @@ class Stats:
     def num_accepted_tokens_per_pos(self) -> list[int]:
         """For each depth of the draft, from the first on, how many verifications accepted a token there."""
         deepest = max(self.acceptance_histogram, default=0)
-        return [sum(n for length, n in self.acceptance_histogram.items() if length > i) for i in range(deepest)]
+        return [_beyond(self.acceptance_histogram, i) for i in range(deepest)]
 
     @property
     def acceptance_by_position(self) -> list[float]:
-        """For each depth, from the first on: verifications that accepted a token there, over drafts as deep."""
-        deep = [
-            sum(n for length, n in self.draft_histogram.items() if length > i)
-            for i in range(max(self.draft_histogram, default=0))
-        ]
-        accepted = [*self.num_accepted_tokens_per_pos, *[0] * len(deep)]
-        return [accepted[i] / count for i, count in enumerate(deep)]
+        """For each depth of the main chain, from the first on: tokens accepted there over tokens drafted there."""
+        deepest = max(self.draft_histogram, default=0)
+        return [_beyond(self.chain_histogram, i) / _beyond(self.draft_histogram, i) for i in range(deepest)]
 
     @property
     def mean_acceptance_length(self) -> float:
@@ -113,7 +112,7 @@ class Stats:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain values for JSON."""
-        histograms = ("acceptance_histogram", "draft_histogram")
+        histograms = ("acceptance_histogram", "chain_histogram", "draft_histogram")
         names = [name for name in self.__slots__ if name not in ("skipped_share", *histograms)]
         derived = (
             "tokens_per_second",
@@ -126,3 +125,7 @@ class Stats:
         for name in histograms:
             values[name] = {str(k): v for k, v in sorted(getattr(self, name).items())}
         return values
+
+
+def _beyond(histogram: Counter[int], depth: int) -> int:
+    return sum(count for length, count in histogram.items() if length > depth)

@@ -91,25 +91,30 @@ def test_categories_and_repeats():
     assert rows["ours", "x"]["speedup"] == pytest.approx(4.0 / 4.0)
     assert rows["ours", "y"]["speedup"] == pytest.approx(2.0)
     assert rows["ours", "all"]["speedup_by_repeat"] == pytest.approx([2.0 / 2.5, 4.0 / 2.5])
+    assert rows["ours", "all"]["speedup_median"] == pytest.approx((2.0 / 2.5 + 4.0 / 2.5) / 2)
+    assert rows["vanilla", "all"]["tokens_per_second_by_repeat"] == pytest.approx([10.0, 5.0])
 
 
 def test_acceptance_is_counted_over_all_requests():
     records = [
         record("vanilla", 0, 9, 1.0, num_plain_steps=8),
         record("vanilla", 1, 5, 1.0, num_plain_steps=4),
-        record("ours", 0, 9, 1.0, num_spec_steps=2, num_draft_tokens=8, num_accepted_draft_tokens=6,
-               acceptance_histogram=Counter({4: 1, 2: 1}), draft_histogram=Counter({4: 2}), skipped_share=4.0),
+        record("ours", 0, 9, 1.0, num_spec_steps=2, num_draft_tokens=8, num_accepted_draft_tokens=7,
+               num_accepted_sibling_tokens=1, acceptance_histogram=Counter({4: 1, 3: 1}),
+               chain_histogram=Counter({4: 1, 2: 1}), draft_histogram=Counter({4: 2}), skipped_share=4.0),
         record("ours", 1, 5, 1.0, num_spec_steps=4, num_draft_tokens=4, num_accepted_draft_tokens=0,
-               acceptance_histogram=Counter({0: 4}), draft_histogram=Counter({1: 4}), skipped_share=1.0),
+               acceptance_histogram=Counter({0: 4}), chain_histogram=Counter({0: 4}), draft_histogram=Counter({1: 4}),
+               skipped_share=1.0),
     ]  # fmt: skip
     plain, ours = summarise(records, ["vanilla", "ours"], {})
     assert plain["mean_accepted_tokens"] == 1.0
     assert plain["acceptance_rate"] is None
     assert ours["acceptance_rate"] == pytest.approx(6 / 12)
-    assert ours["mean_accepted_tokens"] == pytest.approx(1 + 6 / 6)
+    # Of the tokens that were kept: one that was accepted behind the end of the text is none of them.
+    assert ours["mean_accepted_tokens"] == pytest.approx((8 + 4) / 6)
     assert ours["skip_ratio"] == pytest.approx(5 / 12)
     assert ours["acceptance_by_position"] == pytest.approx([2 / 6, 2 / 2, 1 / 2, 1 / 2])
-    assert ours["acceptance_histogram"] == {"0": 4, "2": 1, "4": 1}
+    assert ours["acceptance_histogram"] == {"0": 4, "3": 1, "4": 1}
 
 
 def test_intervals_hold_the_samples_together():
@@ -140,8 +145,16 @@ def test_what_is_the_same_and_what_is_not():
 
 
 def test_a_record_survives_its_file():
-    one = record("ours", 3, 5, 1.5, first=0.5, acceptance_histogram=Counter({2: 3}), draft_histogram=Counter({4: 3}))
+    one = record("ours", 3, 5, 1.5, first=0.5, chain_histogram=Counter({2: 3}), draft_histogram=Counter({4: 3}))
     one.difference = Difference(1, None, 4)
     again = Record.from_dict(one.as_dict())
     assert again == one
     assert again.stats.acceptance_by_position == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_what_nobody_counted_is_not_shown():
+    records = [record("vanilla", 0, 9, 1.0, num_plain_steps=8), record("hf-early-exit", 0, 9, 1.0)]
+    row = summarise(records, ["vanilla", "hf-early-exit"], {})[1]
+    assert row["mean_accepted_tokens"] is None
+    assert row["skip_ratio"] is None
+    assert row["acceptance_rate"] is None

@@ -79,6 +79,7 @@ def test_peak_memory_by_method(bench):
     [
         (("--methods", "confayers"), "did you mean 'conflayers'"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--temperature", "-1"), "temperature"),
         (("--limit", "0"), "limit"),
         (("--sweep", "lamda"), "did you mean 'lambda'"),
         (("--seed", "1"), "--seed needs sampling"),
@@ -116,3 +117,50 @@ def test_the_commands_beside_it_are_found(run, tmp_path):
     for command in ("report", "compare"):
         assert run("bench", command, "--help").exit_code == 0
     assert "no results in" in run("bench", "report", str(tmp_path)).stderr
+
+
+def test_options_may_come_before_the_model(run, model, data):
+    result = run("bench", "--data", data, "--methods", "uniform", "--max-new-tokens", "4", "--no-memory", model)
+    assert document(result)["rows"]
+
+
+def test_a_plan_that_was_changed_is_another_benchmark(bench, model, tmp_path):
+    import conflayers
+    from conflayers.plan import Plan
+
+    llm, plan = conflayers.load(model), tmp_path / "plan.json"
+    out = ("--methods", f"fixed:plan={plan}", "--out", str(tmp_path / "out"))
+    llm.save_plan(plan, Plan.layers([1, 2]))
+    document(bench(*out))
+    llm.save_plan(plan, Plan.layers([3]))
+    result = bench(*out, "--repeat", "2")
+    assert result.exit_code == 2
+    assert "with files" in result.stderr
+
+
+def test_a_folder_that_is_in_use(bench, tmp_path):
+    from conflayers.files import held
+
+    with held(tmp_path / "out"):
+        result = bench("--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "is in use by another process" in result.stderr
+
+
+def test_the_same_data_twice_are_two_stretches(bench, data):
+    found = document(bench("--methods", "uniform", "--data", f"{data},{data}"))
+    assert found["settings"]["data"] == ["task.jsonl", "task.jsonl (2)"]
+    assert "task.jsonl (2): sky" in {row["category"] for row in found["rows"]}
+
+
+def test_memory_that_cannot_be_measured_costs_no_result(bench, monkeypatch):
+    from conflayers.bench import session
+    from conflayers.errors import InputError
+
+    def fail(probe):
+        raise InputError("no memory left")
+
+    monkeypatch.setattr(session, "peak_mb", fail)
+    result = bench("--methods", "uniform", memory=True)
+    assert all(row["peak_memory_mb"] is None for row in document(result)["rows"])
+    assert "the memory of uniform is not known: no memory left" in result.stderr

@@ -17,7 +17,7 @@ from conflayers.errors import InputError
 THRESHOLD, MEMORY_THRESHOLD = 0.02, 0.05
 BETTER, WORSE, SAME, UNCLEAR, UNKNOWN = "better", "worse", "same", "unclear", "unknown"
 # What has to agree, and what makes one machine slower than another.
-WORK = ("data", "digests", "max_new_tokens")
+WORK = ("data", "digests", "max_new_tokens", "temperature", "seed", "turns")
 MACHINE_SETTINGS, MACHINE = ("device", "threads"), ("processor", "cores", "accelerator", "system")
 # The columns of sums.
 _SECONDS, _TOKENS, _PLAIN_SECONDS, _PLAIN_TOKENS, _DRAFTED, _ON_CHAIN, _ACCEPTED, _PASSES, _SELECT = range(9)
@@ -101,6 +101,8 @@ def check_same_work(before: Results, after: Results) -> None:
     # The same weights may lie in different places.
     known = all(one.get("identity") is not None for one in settings)
     names = ("identity" if known else "model", *WORK)
+    # Without a temperature and with one of 0 texts are greedy.
+    settings = tuple({**one, "temperature": one.get("temperature") or None} for one in settings)
     differing = [name for name in names if settings[0].get(name) != settings[1].get(name)]
     if differing:
         shown = ["model" if name == "identity" else name for name in differing]

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from conflayers.bench.values import TOTAL
 from conflayers.errors import InputError
 from conflayers.options import whole
 from conflayers.prompt_lines import Line, PromptLines, parse, read_lines, short
@@ -116,6 +117,30 @@ def read_data(source: str, limit: int | None = None, seed: int = 0) -> Data:
     return _from_lines(read_lines(source), Path(source).name, limit)
 
 
+def read_all(sources: Iterable[str], limit: int | None = None) -> list[Data]:
+    """Data sets that follow each other; one of a name that was there before is numbered.
+
+    Args:
+        sources: as for `read_data`.
+        limit: samples of each.
+
+    Raises:
+        InputError: as `read_data`.
+    """
+    found: list[Data] = []
+    for source in sources:
+        one = read_data(source, limit)
+        before = sum(other.name.partition(" (")[0] == one.name for other in found)
+        if before:
+            name = f"{one.name} ({before + 1})"
+            samples = (
+                replace(s, data=name, category=name if s.category == one.name else s.category) for s in one.samples
+            )
+            one = Data(name, one.digest, tuple(samples))
+        found.append(one)
+    return found
+
+
 def own_prompts() -> PromptLines:
     """The prompts that come with the package."""
     return parse((files("conflayers.bench") / "prompts.jsonl").read_bytes(), "prompts.jsonl")
@@ -142,6 +167,8 @@ def _sample(line: Line, name: str) -> Sample:
     category = values.get("category")
     if category is not None and (not isinstance(category, str) or not category):
         raise InputError(f"{line.where}: 'category' must be a text that is not empty, not {short(category)}")
+    if category == TOTAL:
+        raise InputError(f"{line.where}: {TOTAL!r} is what the total of all categories is called: use another name")
     return Sample(
         id=str(line.number if key is None else values[key]),
         data=name,

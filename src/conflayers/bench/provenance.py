@@ -27,6 +27,7 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
         "accelerator": _accelerator(),
         "git": _git(),
         "command": list(command),
+        "load_average": _load(),
         "started": now(),
         "finished": None,
     }
@@ -45,6 +46,14 @@ def processor() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.processor() or platform.machine()
+
+
+def _load() -> list[float] | None:
+    """Processes that were running or waiting, over the last 1, 5 and 15 minutes: how quiet the machine was."""
+    try:
+        return [round(value, 2) for value in os.getloadavg()]
+    except (AttributeError, OSError):
+        return None
 
 
 def _versions() -> dict[str, str]:
@@ -67,23 +76,19 @@ def _accelerator() -> str | None:
 
 
 def _git() -> str | None:
-    """The revision of the code that runs, marked where it was changed since; None outside a checkout."""
-    folder = Path(__file__).resolve().parent
-    words = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The last revision that changed the package, marked where it was changed since; None outside a checkout."""
+    package = str(Path(__file__).resolve().parents[1])
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", package, *words, "--", "."]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        # Not the revision of whatever repository an installed package happens to lie in.
-        tracked = subprocess.run(
-            ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name],
-            capture_output=True,
-            timeout=10,
-            check=False,
-        )
-        if tracked.returncode:
-            return None
-        found = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+        # Empty where an installed package happens to lie in somebody else's repository.
+        revision = ask("log", "-1", "--format=%h", "--abbrev=12")
+        return f"{revision}-dirty" if revision and ask("status", "--porcelain") else revision or None
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
 
 
 def command_line() -> list[str]:

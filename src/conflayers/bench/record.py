@@ -1,5 +1,6 @@
 """What one method did on one request: the atoms that every number of a benchmark is made of."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -8,7 +9,7 @@ from typing import Any, Self
 from conflayers.stats import Stats
 
 PHASES = ("prefill", "draft", "verify", "select", "other")
-_FROM_TEXT = ("acceptance_histogram", "draft_histogram")
+_FROM_TEXT = ("acceptance_histogram", "chain_histogram", "draft_histogram")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +105,20 @@ class Record:
         values["stats"] = Stats(**stats)
         if values["difference"] is not None:
             values["difference"] = Difference(**values["difference"])
-        return cls(**values)
+        found = cls(**values)
+        found.check()
+        return found
+
+    def check(self) -> None:
+        """Raise ValueError for what no benchmark writes."""
+        texts = (self.method, self.data, self.category)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(self.plan, str | None):
+            raise ValueError("a name is no text")
+        numbers = [
+            getattr(self.stats, item.name) for item in fields(Stats) if item.type in ("int", "float", int, float)
+        ]
+        for value in (self.sample, self.turn, self.repeat, self.seconds, self.first_token_seconds, *numbers):
+            if type(value) not in (int, float) or not 0 <= value < math.inf:
+                raise ValueError(f"{value!r} is no count and no time")
+        if not isinstance(self.token_ids, list) or not all(type(token) is int for token in self.token_ids):
+            raise ValueError("token_ids are no list of tokens")

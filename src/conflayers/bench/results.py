@@ -13,7 +13,18 @@ from conflayers.files import write_whole
 FORMAT = 1
 FILE = "results.json"
 # Settings that a benchmark which goes on may change.
-FREE = ("limit", "repeat")
+FREE = ("repeat",)
+# What has to be the same machine and the same code in all of one benchmark.
+SAME = ("versions", "system", "processor", "cores", "accelerator", "git")
+KINDS: dict[str, type] = {
+    "settings": dict,
+    "provenance": dict,
+    "samples": list,
+    "memory": dict,
+    "restarts": list,
+    "left_out": list,
+    "rows": list,
+}
 
 
 @dataclass(slots=True)
@@ -29,6 +40,8 @@ class Results:
         records: in the order they were made.
         memory: by method, peak memory in MB and what it is more than plain decoding's: `peak_mb`, `extra_mb`.
         restarts: number of records there were at each interruption; methods began again with nothing learnt.
+        left_out: `sample`, `data`, `id`, `turn` and `tokens` of what leaves no room for an answer in the context;
+            the turns behind it are not asked for either.
         rows: what all this comes to, as `rows.summarise` makes it.
     """
 
@@ -38,6 +51,7 @@ class Results:
     records: list[Record] = field(default_factory=list)
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
     restarts: list[int] = field(default_factory=list)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,6 +63,7 @@ class Results:
             "samples": self.samples,
             "memory": self.memory,
             "restarts": self.restarts,
+            "left_out": self.left_out,
             "rows": self.rows,
             "records": [record.as_dict() for record in self.records],
         }
@@ -88,15 +103,26 @@ class Results:
         if found != FORMAT:
             raise InputError(f"{path} has format {found!r}, and this version reads {FORMAT}: run the benchmark again")
         try:
-            values = {
-                name: document[name] for name in ("settings", "provenance", "samples", "memory", "restarts", "rows")
-            }
-            for name, kind in (("settings", dict), ("provenance", dict), ("samples", list), ("rows", list)):
-                if not isinstance(values[name], kind):
-                    raise TypeError(f"{name} is not a {kind.__name__}")
-            return cls(**values, records=[Record.from_dict(record) for record in document["records"]])
+            return cls._read(document)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({error!r}): remove it, or give another folder") from error
+
+    @classmethod
+    def _read(cls, document: dict[str, Any]) -> Self:
+        values = {name: document[name] for name in KINDS}
+        for name, kind in KINDS.items():
+            if not isinstance(values[name], kind):
+                raise TypeError(f"{name} is not a {kind.__name__}")
+        records = [Record.from_dict(record) for record in document["records"]]
+        if len({record.key for record in records}) < len(records):
+            raise ValueError("a request was answered twice by the same method")
+        if any(record.sample >= len(values["samples"]) for record in records):
+            raise ValueError("a record belongs to no sample")
+        if type(values["settings"].get("repeat")) is not int or not isinstance(values["settings"].get("methods"), list):
+            raise ValueError("the settings lack methods or repeats")
+        if not all(isinstance(one, dict) for one in [*values["memory"].values(), *values["rows"], *values["left_out"]]):
+            raise TypeError("memory, rows or left_out holds what is no object")
+        return cls(**values, records=records)
 
     def check_same(self, settings: Mapping[str, Any], folder: Path) -> None:
         """Raise InputError, which names what differs, unless these come from a benchmark with these settings."""
@@ -108,3 +134,10 @@ class Results:
             raise InputError(
                 f"{folder} holds the results of another benchmark, with {what}: give another --out, or remove it"
             )
+
+    def check_same_machine(self, provenance: Mapping[str, Any], folder: Path) -> None:
+        """Raise InputError, which names what differs, unless these were made on this machine by this code."""
+        names = [name for name in SAME if self.provenance.get(name) != provenance.get(name)]
+        if names:
+            what = "; ".join(f"{name} {self.provenance.get(name)!r}, not {provenance.get(name)!r}" for name in names)
+            raise InputError(f"{folder} was begun with {what}: give another --out, or remove it")

@@ -47,11 +47,12 @@ def summarise(
 
     Returns:
         Dictionaries with `method`, `category` ("all" for the total), `requests`, `new_tokens`, `seconds`,
-        `tokens_per_second` of whole requests, `decode_tokens_per_second` behind the first token, `first_token_seconds`
-        (median), `speedup` over plain decoding with its 95% `speedup_interval` and `speedup_by_repeat`, the same over
-        transformers' `generate` where it took part, `mean_accepted_tokens`, `acceptance_rate` of the chain,
-        `acceptance_by_position`, `acceptance_histogram`, `skip_ratio`, `select_seconds` and `select_share`, `phases`
-        (seconds), `peak_memory_mb`, `extra_memory_mb`, `identical`, `differing` requests, `rouge_to_plain`,
+        `tokens_per_second` of whole requests, in all, by repeat, and the median of repeats, `decode_tokens_per_second`
+        behind the first token, `first_token_seconds` (median), `speedup` over plain decoding with its 95%
+        `speedup_interval`, by repeat and the median of repeats, the same over transformers' `generate` where it took
+        part, `mean_accepted_tokens`, `acceptance_rate` of the chain, `acceptance_by_position`,
+        `acceptance_histogram`, `skip_ratio`, `select_seconds` and `select_share`, `phases` (seconds),
+        `peak_memory_mb`, `extra_memory_mb`, `identical`, `differing` requests, `rouge_to_plain`,
         `rouge_to_reference`, `passed`, `plan`. None where there is nothing to say.
     """
     by_method: dict[str, dict[tuple[int, int, int], Record]] = {method: {} for method in methods}
@@ -110,6 +111,7 @@ def _row(
     mine = columns[method]
     work, stats = sum((_work(r) for r in mine), Work()), total(mine)
     behind = sum((Work(max(r.stats.new_tokens - 1, 0), r.seconds - r.first_token_seconds) for r in mine), Work())
+    passes = stats.num_spec_steps + stats.num_plain_steps
     compared = [r.identical for r in mine if r.identical is not None]
     return {
         "method": method,
@@ -122,12 +124,15 @@ def _row(
         "first_token_seconds": statistics.median(r.first_token_seconds for r in mine),
         **_speedup("speedup", mine, columns.get(PLAIN)),
         **_speedup("speedup_over_hf", mine, columns.get(TRANSFORMERS)),
-        "speedup_by_repeat": _by_repeat(mine, columns.get(PLAIN)),
-        "mean_accepted_tokens": stats.mean_acceptance_length,
+        "speedup_by_repeat": (speedups := _by_repeat(mine, columns.get(PLAIN))),
+        "speedup_median": _median(speedups),
+        "tokens_per_second_by_repeat": (speeds := [sum(map(_work, one), Work()).speed for one in _repeats(mine)]),
+        "tokens_per_second_median": _median(speeds),
+        "mean_accepted_tokens": _tokens_a_pass(mine),
         "acceptance_rate": stats.draft_acceptance_rate if stats.num_draft_tokens else None,
         "acceptance_by_position": stats.acceptance_by_position,
         "acceptance_histogram": {str(k): v for k, v in sorted(stats.acceptance_histogram.items())},
-        "skip_ratio": stats.skip_ratio,
+        "skip_ratio": stats.skip_ratio if passes else None,
         "select_seconds": stats.select_seconds,
         "select_share": stats.select_seconds / work.seconds if work.seconds > 0 else 0.0,
         "phases": {name: sum(r.phases[name] for r in mine) for name in PHASES},
@@ -140,6 +145,13 @@ def _row(
         "passed": _mean([r.passed for r in mine]),
         "plan": mine[-1].plan,
     }
+
+
+def _tokens_a_pass(records: Sequence[Record]) -> float | None:
+    """New tokens behind the first one over passes of the whole model; None where passes cannot be counted."""
+    passes = sum(r.stats.num_spec_steps + r.stats.num_plain_steps for r in records)
+    tokens = sum(max(r.stats.new_tokens - 1, 0) for r in records)
+    return tokens / passes if passes else None if tokens else 1.0
 
 
 def _work(record: Record) -> Work:
@@ -161,8 +173,19 @@ def _ratio(mine: Sequence[Record], theirs: Sequence[Record]) -> float | None:
 def _by_repeat(mine: Sequence[Record], plain: Sequence[Record] | None) -> list[float | None]:
     if plain is None:
         return []
-    repeats = sorted({record.repeat for record in mine})
-    return [_ratio([r for r in mine if r.repeat == i], [r for r in plain if r.repeat == i]) for i in repeats]
+    return [_ratio(ours, theirs) for ours, theirs in zip(_repeats(mine), _repeats(plain), strict=True)]
+
+
+def _repeats(records: Sequence[Record]) -> list[list[Record]]:
+    found: dict[int, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.repeat, []).append(record)
+    return [found[repeat] for repeat in sorted(found)]
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def label(record: Record, several: bool) -> str:

@@ -1,7 +1,7 @@
 """The benchmark itself: every method answers every request, in turns, on one machine, in one process.
 
-The order of the methods rotates from request to request, so that a machine that drifts hits all alike. What is
-compared, counted and written happens between the timed answers.
+The order of the methods changes from request to request (`order`), so that a machine that drifts hits all alike. What
+is compared, counted and written happens between the timed answers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conflayers.bench.data import Sample
+from conflayers.bench.order import order
 from conflayers.bench.record import Difference, Record
 from conflayers.bench.results import Results
 from conflayers.bench.rows import summarise
@@ -29,6 +30,7 @@ class Request:
 
     Attributes:
         sample, turn, repeat: which it is.
+        number: of all requests so far.
         ids: the prompt.
         count: new tokens at most.
     """
@@ -36,6 +38,7 @@ class Request:
     sample: int
     turn: int
     repeat: int
+    number: int
     ids: list[int]
     count: int
 
@@ -62,67 +65,95 @@ class Benchmark:
     folder: Path | None = None
     judge: Callable[[Sample, Record, str, str], None] = lambda *_: None
     tell: Callable[[str, float], None] = lambda what, share: None
+    _planned: int = 0
     _done: dict[tuple[str, int, int, int], Record] = field(default_factory=dict)
 
     def run(self) -> Results:
         """Run what is missing, and sum up.
 
+        Prompts that leave no room for an answer are left out, and the results say which.
+
         Raises:
-            InputError: a prompt is too long for the model's context, or a peer refuses; the results so far are kept.
+            InputError: no prompt is left, the results cannot be kept, or a peer refuses; what was kept stays.
         """
-        self._check_lengths()
         self._done = {record.key: record for record in self.results.records}
-        settings = self.results.settings
-        planned = settings["repeat"] * sum(self._turns(sample) for sample in self.samples) * len(self.ways)
-        if len(self._done) < planned:
-            if self._done:
+        self._leave_out()
+        self._planned = self._planned_in_a_repeat * self.results.settings["repeat"]
+        if len(self._done) < self._planned:
+            self._save()
+            # Whatever was learnt in an unfinished repeat is lost.
+            if len(self._done) % self._planned_in_a_repeat:
                 self.results.restarts.append(len(self._done))
             self._warm_up()
-        for repeat in range(settings["repeat"]):
-            for way in self.ways:
-                way.begin()
-            for request in self._requests(repeat):
-                self._answer(request, planned)
-        self._sum_up()
+            for repeat in range(self.results.settings["repeat"]):
+                for way in self.ways:
+                    way.begin()
+                for request in self._requests(repeat):
+                    self._answer(request)
+        names = [way.name for way in self.ways]
+        self.results.rows = summarise(self.results.records, names, self.results.memory)
+        self._save()
         return self.results
 
-    def _check_lengths(self) -> None:
-        for sample in self.samples:
-            self._room(sample, self.subject.encode(sample.turns[:1]))
+    @property
+    def _planned_in_a_repeat(self) -> int:
+        """Answers, but for turns that leave no room."""
+        return len(self.ways) * sum(self._asked(index) for index in range(len(self.samples)))
 
-    def _room(self, sample: Sample, ids: Sequence[int]) -> int:
-        """New tokens that fit behind a prompt."""
-        room = self.subject.context - len(ids)
-        if room < 1:
+    def _leave_out(self) -> None:
+        """Leave out what cannot be asked at all; the last turns of dialogues show later."""
+        for index, sample in enumerate(self.samples):
+            self._fits(index, 0, self.subject.encode(sample.turns[:1]))
+        if not any(map(self._asked, range(len(self.samples)))):
             raise InputError(
-                f"sample {sample.id!r} of {sample.data} has {len(ids)} tokens and the model's context is "
-                f"{self.subject.context}: leave it out, or use data with shorter prompts"
+                f"every prompt is longer than the model's context of {self.subject.context} tokens: use other data"
             )
-        return room
+
+    def _asked(self, index: int) -> int:
+        """Turns of a sample that are asked for."""
+        out = [int(one["turn"]) for one in self.results.left_out if one["sample"] == index]
+        return min([self._turns(self.samples[index]), *out])
+
+    def _fits(self, index: int, turn: int, ids: Sequence[int]) -> bool:
+        """Whether there is room for an answer; where there is none, that is noted."""
+        if self._room(ids) >= 1:
+            return True
+        sample = self.samples[index]
+        if self._asked(index) > turn:
+            one = {"sample": index, "data": sample.data, "id": sample.id, "turn": turn, "tokens": len(ids)}
+            self.results.left_out.append(one)
+        return False
+
+    def _room(self, ids: Sequence[int]) -> int:
+        """New tokens that fit behind a prompt."""
+        return self.subject.context - len(ids)
 
     def _requests(self, repeat: int) -> Iterator[Request]:
         wanted = self.results.settings["max_new_tokens"]
+        number = repeat * self._planned_in_a_repeat
         for index, sample in enumerate(self.samples):
             said: list[str] = []
-            for turn in range(self._turns(sample)):
+            for turn in range(self._asked(index)):
                 said.append(sample.turns[turn])
                 ids = self.subject.encode(said)
-                count = min(wanted, self._room(sample, ids))
-                yield Request(index, turn, repeat, ids, count)
+                if not self._fits(index, turn, ids):
+                    break
+                yield Request(index, turn, repeat, number, ids, min(wanted, self._room(ids)))
+                number += 1
                 # Everybody goes on from the same answer, plain decoding's.
                 said.append(self.subject.text(self._done[PLAIN, repeat, index, turn].token_ids))
 
     def _turns(self, sample: Sample) -> int:
         return len(sample.turns) if self.results.settings["turns"] else 1
 
-    def _answer(self, request: Request, planned: int) -> None:
-        """Have every method answer, beginning with another one each time; then compare, and keep the records."""
+    def _answer(self, request: Request) -> None:
+        """Have every method answer, in an order that changes; then compare, and keep the records."""
         sample, new = self.samples[request.sample], []
-        shift = (request.sample + request.turn + request.repeat) % len(self.ways)
-        for way in [*self.ways[shift:], *self.ways[:shift]]:
+        for place in order(request.number, len(self.ways)):
+            way = self.ways[place]
             if (way.name, request.repeat, request.sample, request.turn) in self._done:
                 continue
-            self.tell(f"{sample.id}: {way.name}", len(self._done) / planned)
+            self.tell(f"{sample.id}: {way.name}", min(len(self._done) / self._planned, 1.0))
             answer = way.run(request.ids, request.count)
             new.append((way, self._record(way, sample, request, answer)))
         if not new:
@@ -166,17 +197,13 @@ class Benchmark:
 
     def _warm_up(self) -> None:
         self.tell("warming up", 0.0)
-        ids = self.subject.encode(self.samples[0].turns[:1])
-        count = min(WARM_UP_TOKENS, self.results.settings["max_new_tokens"], self.subject.context - len(ids))
+        first = next(index for index in range(len(self.samples)) if self._asked(index))
+        ids = self.subject.encode(self.samples[first].turns[:1])
+        count = min(WARM_UP_TOKENS, self.results.settings["max_new_tokens"], self._room(ids))
+        self.subject.warm_up(ids, count)
         for way in self.ways:
-            if count > 0:
-                way.begin()
-                way.run(ids, count)
-
-    def _sum_up(self) -> None:
-        names = [way.name for way in self.ways]
-        self.results.rows = summarise(self.results.records, names, self.results.memory)
-        self._save()
+            way.begin()
+            way.run(ids, count)
 
     def _save(self) -> None:
         if self.folder is not None:

@@ -5,6 +5,9 @@ from typing import Protocol
 
 from conflayers.api import Llm
 from conflayers.errors import InputError
+from conflayers.selectors.rule import every_second_layer
+
+WARM_UP_DRAFT = 4
 
 
 class Subject(Protocol):
@@ -18,6 +21,9 @@ class Subject(Protocol):
     def encode(self, turns: Sequence[str]) -> list[int]:
         """The prompt of a dialogue: texts of user and model in turns, the user's first and last."""
         ...
+
+    def warm_up(self, ids: Sequence[int], count: int) -> None:
+        """Draft and verify once, whatever the methods do first: their first drafts are not to be the machine's."""
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of new tokens, special ones left out."""
@@ -54,6 +60,11 @@ class LlmSubject:
             messages = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
             return self.llm.encode(messages)
         return self.llm.encode("\n\n".join(turns), chat=self.chat)
+
+    def warm_up(self, ids: Sequence[int], count: int) -> None:
+        """With every second layer, in drafts of a fixed length."""
+        plan = every_second_layer(self.llm.body.layers)
+        self.llm.generate(list(ids), method="fixed", plan=plan, draft_length=WARM_UP_DRAFT, max_new_tokens=count)
 
     def text(self, ids: Sequence[int]) -> str:
         """Decoded by the tokenizer."""

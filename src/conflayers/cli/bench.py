@@ -10,11 +10,10 @@ from conflayers.cli import arguments as arg
 from conflayers.cli.bench_compare import run as compare
 from conflayers.cli.bench_report import run as report
 from conflayers.cli.console import load_model, note, out, print_json
+from conflayers.cli.search import progress_bar
 from conflayers.errors import InputError
 
 if TYPE_CHECKING:
-    from conflayers.api import Llm
-    from conflayers.bench.data import Data, Sample
     from conflayers.bench.results import Results
 
 METHODS = "hf,conflayers"
@@ -24,9 +23,15 @@ class _Group(TyperGroup):
     """`bench MODEL` is `bench run MODEL`, unless the word is another command."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
+        if args and args[0] not in self.commands:
             args = ["run", *args]
         return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        # Options may come before the model.
+        if args and args[0].startswith("-") and args[0] != "--help":
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -82,71 +87,39 @@ def run(
     Plain decoding is always among them. Search time counts, and ratios are ratios of totals. With --out an interrupted
     benchmark goes on where it was, and --repeat adds to what is there.
     """
-    from conflayers.bench.data import read_data
+    from conflayers.bench.data import read_all
     from conflayers.bench.spec import expand
 
     names = expand(methods or ("" if sweep else METHODS), sweep or ())
-    choice = _choice(temperature, seed)
-    sets = [read_data(source.strip(), limit) for source in data.split(",")]
-    _check_folder(folder)
-    loading = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code, "revision": revision}
-    llm = load_model(model, threads, **loading)
+    if seed is not None and not temperature:
+        raise InputError("--seed needs sampling: set a --temperature above 0")
     asked = {
         "methods": names,
-        **_settings(llm, sets),
         "limit": limit,
         "max_new_tokens": max_new_tokens,
         "repeat": repeat,
-        "temperature": temperature,
+        "temperature": temperature or None,
         "seed": seed,
         "turns": turns,
         "fresh": fresh,
         "chat": chat,
         "run_code": run_code,
     }
-    results = _results(asked, sets, folder)
-    benchmark(llm, sets, results, choice, folder)
-    if memory:
-        _measure_memory(llm, {"source": model, **loading}, sets, results, choice, folder)
-    _show(results, folder)
+    sets = read_all((source.strip() for source in data.split(",")), limit)
+    _check_folder(folder)
+    loading = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code, "revision": revision}
+    llm = load_model(model, threads, **loading)
+    from conflayers.bench.session import Session
 
-
-def benchmark(llm: "Llm", sets: "list[Data]", results: "Results", choice: dict[str, Any], folder: Path | None) -> None:
-    """Run what is missing of `results`, with a bar where somebody is watching."""
-    from conflayers.bench.judge import make_judge, rouge_available
-    from conflayers.bench.provenance import now
-    from conflayers.bench.run import Benchmark
-    from conflayers.bench.spec import make_ways
-    from conflayers.bench.subject import LlmSubject
-    from conflayers.cli.search import progress_bar
-
-    settings = results.settings
-    ways = make_ways(llm, settings["methods"], choice, settings["fresh"])
-    subject = LlmSubject(llm, settings["chat"])
-    samples = _samples(sets)
-    rouge = rouge_available()
-    if not rouge:
-        note("ROUGE-2 is left out: pip install 'conflayers[bench]' brings what it needs")
-    judge = make_judge(rouge, settings["run_code"])
     with progress_bar() as tell:
-        running = Benchmark(subject, samples, ways, results, folder, judge, tell)
+        session = Session(llm, {"source": model, **loading}, sets, asked, folder, note, tell)
         try:
-            running.run()
+            results = session.run(memory)
         except KeyboardInterrupt:
-            if folder is not None:
+            if folder is not None and (folder / "results.json").exists():
                 note(f"interrupted; what has been done is in {folder}. The same command goes on from there")
             raise
-    results.provenance["finished"] = now()
-    if folder is not None:
-        results.save(folder)
-
-
-def _choice(temperature: float | None, seed: int | None) -> dict[str, Any]:
-    if not temperature:
-        if seed is not None:
-            raise InputError("--seed needs sampling: set a --temperature above 0")
-        return {}
-    return {"temperature": temperature, **({} if seed is None else {"seed": seed})}
+    _show(results, folder)
 
 
 def _check_folder(folder: Path | None) -> None:
@@ -157,89 +130,20 @@ def _check_folder(folder: Path | None) -> None:
     arg.check_output(folder / "results.json" if folder.is_dir() else folder)
 
 
-def _settings(llm: "Llm", sets: "list[Data]") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    import torch
-
-    return {
-        "model": llm.name,
-        "identity": asdict(llm.body.identity),
-        "layers": llm.body.layers,
-        "body": llm.body.kind,
-        "dtype": str(llm.model.dtype).removeprefix("torch."),
-        "device": str(llm.model.device),
-        "threads": torch.get_num_threads(),
-        "data": [one.name for one in sets],
-        "digests": [one.digest for one in sets],
-    }
-
-
-def _samples(sets: "list[Data]") -> "list[Sample]":
-    return [sample for one in sets for sample in one.samples]
-
-
-def _results(asked: dict[str, Any], sets: "list[Data]", folder: Path | None) -> "Results":
-    """The results to go on from, or new ones."""
-    from conflayers.bench.provenance import command_line, provenance
-    from conflayers.bench.results import FILE, Results
-    from conflayers.bench.run import samples_of
-
-    if folder is None or not (folder / FILE).exists():
-        return Results(asked, provenance(command_line()), samples_of(_samples(sets)))
-    results = Results.load(folder)
-    results.check_same(asked, folder)
-    if results.records:
-        note(f"going on after {len(results.records)} answers, from {folder}")
-    results.settings["repeat"] = max(asked["repeat"], results.settings["repeat"])
-    return results
-
-
-def _measure_memory(
-    llm: "Llm",
-    loading: dict[str, Any],
-    sets: "list[Data]",
-    results: "Results",
-    choice: dict[str, Any],
-    folder: Path | None,
-) -> None:
-    """Peak memory of every method on the first prompt, as far as it is not known yet."""
-    import torch
-
-    from conflayers.bench.memory import Probe, peak_mb
-    from conflayers.bench.rows import summarise
-    from conflayers.bench.subject import LlmSubject
-    from conflayers.bench.values import PLAIN
-
-    ids = LlmSubject(llm, results.settings["chat"]).encode(_samples(sets)[0].turns[:1])
-    count = min(results.settings["max_new_tokens"], llm.body.context - len(ids))
-    for name in results.settings["methods"]:
-        if name in results.memory:
-            continue
-        peak = peak_mb(Probe(loading, torch.get_num_threads(), name, choice, ids, count))
-        plain = results.memory[PLAIN]["peak_mb"] if name != PLAIN else peak
-        results.memory[name] = {"peak_mb": peak, "extra_mb": peak - plain}
-        if folder is not None:
-            results.save(folder)
-    results.rows = summarise(results.records, results.settings["methods"], results.memory)
-    if folder is not None:
-        results.save(folder)
-
-
 def _show(results: "Results", folder: Path | None) -> None:
     """The totals as a table, and everything but the records as one JSON document."""
     from conflayers.bench.table import table
 
     settings = results.settings
     console = out()
+    answers = results.rows[0]["requests"] if results.rows else 0
     console.print(
         f"{settings['model']}, {settings['layers']} layers, {settings['dtype']} on {settings['device']}, "
-        f"{settings['threads']} threads; {len(results.samples)} prompts of {', '.join(settings['data'])}, "
-        f"at most {settings['max_new_tokens']} new tokens, {settings['repeat']} times"
+        f"{settings['threads']} threads; {answers} answers a method, prompts of "
+        f"{', '.join(settings['data'])}, "
+        f"at most {settings['max_new_tokens']} new tokens, repeats: {settings['repeat']}"
     )
     console.print(table(results.rows), soft_wrap=False)
     if folder is not None:
         note(f"kept in {folder}; `conflayers bench report {folder}` draws it")
-    print_json(
-        {"settings": settings, "provenance": results.provenance, "restarts": results.restarts, "rows": results.rows}
-    )
+    print_json({name: value for name, value in results.as_dict().items() if name not in ("records", "samples")})

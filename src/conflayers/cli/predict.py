@@ -1,7 +1,5 @@
 """`conflayers predict`: the speedup to expect, for models that cannot be run here."""
 
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,8 +73,8 @@ def run(
     """
     given = {name: value for name, value in locals().items() if name != "results"}
     if results is not None:
-        refuse("--results takes everything from the benchmark", given, list(given))
-        check_results(results)
+        refuse("--results takes all but MODEL from the benchmark", given, [name for name in given if name != "model"])
+        check_results(results, model)
         return
     for name in ("acceptance", "skip_ratio") if costs else ("model", "acceptance", "skip_ratio"):
         if given[name] is None:
@@ -122,8 +120,16 @@ def show(model: str | None, rows: list["Prediction"], assumed: list[str]) -> Non
         out().print(f"- {sentence}")
 
 
-def check_results(folder: Path, clock: Callable[[], float] = time.perf_counter) -> None:
-    """Predict a benchmark's runs from their counts and passes timed now by `clock`, and print both."""
+def check_results(folder: Path, model: str | None = None) -> None:
+    """Predict a benchmark's runs from their counts and passes timed now, and print both.
+
+    Args:
+        folder: what `conflayers bench` wrote.
+        model: where the model lies now; by default where it lay then.
+
+    Raises:
+        InputError: no results, nothing in them to predict, or they are of another model.
+    """
     from conflayers.bench.results import Results
     from conflayers.predict.measured import calibrate_for, count_methods, predicted_seconds, validate
 
@@ -134,10 +140,13 @@ def check_results(folder: Path, clock: Callable[[], float] = time.perf_counter) 
     if not counted:
         raise InputError(f"{folder} has no method that drafted with a part of the model: nothing to predict")
     settings = results.settings
-    llm = load_model(settings["model"], settings["threads"], dtype=settings["dtype"], device=settings["device"])
+    source = model or settings.get("source", settings["model"])
+    llm = load_model(source, settings["threads"], dtype=settings["dtype"], device=settings["device"])
+    if asdict(llm.body.identity) != settings.get("identity"):
+        raise InputError(f"{source} is not the model of the results in {folder}: name that one as MODEL")
     if settings.get("temperature"):
         note("these runs drew tokens at random; passes are timed with greedy decisions")
-    costs = calibrate_for(llm, results, clock=clock)
+    costs = calibrate_for(llm, results)
     checked = validate(results, costs)
     seconds = {"predicted": predicted_seconds(plain, costs, settings["layers"]), "measured": plain.seconds}
     now, then = seconds["predicted"], seconds["measured"]
