@@ -78,7 +78,8 @@ class Costs:
         layers: decoder layers of the model; None if not known.
         steps, passes: what was measured.
         rounds: seconds and tokens of the last rounds.
-        token_seconds: what a token costs at present, seconds over tokens of the last rounds; 0 before the first.
+        token_seconds: what a token costs at present, seconds over tokens of the last rounds, and never more than a
+            plain step, which has one for sure; 0 before the first.
     """
 
     layers: int | None = None
@@ -107,7 +108,9 @@ class Costs:
         if verify_seconds > 0:
             self.passes.setdefault(rows, Recent()).add(verify_seconds)
             self.rounds.append((max(draft_seconds, 0.0) + verify_seconds, kept))
-            self.token_seconds = sum(seconds for seconds, _ in self.rounds) / max(sum(n for _, n in self.rounds), 1)
+            lately = sum(seconds for seconds, _ in self.rounds) / max(sum(n for _, n in self.rounds), 1)
+            # Were it more, bad drafts would make tokens dear, dear tokens make drafts long, and long ones be worse.
+            self.token_seconds = min(lately, self.plain_step)
             self._sizes.append((rows, verify_seconds))
             self._unreckoned += 1
 

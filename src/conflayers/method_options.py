@@ -7,7 +7,7 @@ from conflayers.selectors.rule import Settings
 CONFLAYERS_OPTIONS = {
     "variant": "'default' sets all by itself; 'paper' searches and drafts as published; 'rule' has lambda by hand",
     "fallback": "decode plainly where drafts do not pay (True; 'paper' and 'rule': False)",
-    "interval": "rounds of a trial (16); 'paper': (30)",
+    "interval": "rounds that a plan drafts before another may (8); 'paper': rounds of a trial (30)",
     "context_window": "tokens whose confidences are averaged (32); 'paper' and 'rule': (100)",
     "unit": "'paper' and 'rule': 'layer' as published, or 'sublayer' to skip attention and MLP separately",
     "window": "'paper' and 'rule': the same window for every layer instead of the adaptive one",

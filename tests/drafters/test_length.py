@@ -3,7 +3,7 @@
 import pytest
 
 from conflayers.costs import Costs
-from conflayers.drafters.calibration import Calibration
+from conflayers.drafters.calibration import PLANS, Calibration
 from conflayers.drafters.length import AdaptiveThreshold, ConfidenceStop, ExpectedGain, FixedLength
 from conflayers.plan import Plan
 from conflayers.round import Round
@@ -102,7 +102,7 @@ def test_confidences_are_judged_by_plan_and_old_plans_are_forgotten():
     calibration.learn(done(3, 3, plan=OTHER))
     assert calibration.of(PLAN).acceptance(0.9) < 0.15
     assert calibration.of(OTHER).acceptance(0.9) > 0.9
-    for layer in range(2, 9):
+    for layer in range(2, 2 + PLANS):
         calibration.learn(done(1, 1, plan=Plan.layers([layer])))
     assert calibration.of(PLAN).acceptance(0.9) == pytest.approx(0.9)
 

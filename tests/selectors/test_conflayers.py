@@ -143,9 +143,8 @@ def test_when_the_text_changes_the_search_goes_on():
     tokens, _ = decode(body, selector, 3000)
 
     assert tokens == expected(3000)
-    assert selector.reopened > 0
     assert selector.plan != Plan.layers(range(1, 7))
-    assert any("given up" in decision for decision in selector.decisions)
+    assert len(selector.decisions) > 1
 
 
 def test_a_model_of_two_layers_has_nothing_to_skip():
@@ -202,8 +201,7 @@ def test_tasks_do_not_share_what_they_learn(llm):
     first = llm.task("conflayers", fallback=False, interval=4)
     llm.generate([1, 2, 3], task=first, max_new_tokens=120)
 
-    assert first.selector.openings == 1
-    assert llm.task("conflayers").selector.openings == 0
+    assert first.selector.shortlist is not None
     assert llm.task("conflayers").selector.shortlist is None
 
 

@@ -5,7 +5,7 @@ from conflayers.costs import Costs
 from conflayers.plan import Plan
 from conflayers.selectors.candidates import LEAST, VALLEY
 from conflayers.selectors.forecast import Savings, draft_steps, speedups
-from conflayers.selectors.shortlist import ENOUGH, FADED, Shortlist
+from conflayers.selectors.shortlist import ENOUGH, ROUNDS, Shortlist
 
 LAYERS = 10
 LEAST_PLANS = [Plan.layers(range(1, 1 + count)) for count in range(1, 9)]
@@ -24,13 +24,18 @@ def shortlist() -> Shortlist:
     return Shortlist(plans, LAYERS, Savings(0.045, 0.045))
 
 
+def leader(listed: Shortlist) -> tuple[Plan, float] | None:
+    forecasts = listed.forecasts(costs())
+    return max(((plan, speedup) for plan, (speedup, _) in forecasts.items()), key=lambda one: one[1], default=None)
+
+
 def search(listed: Shortlist, acceptance, most: int = 40) -> list[Plan]:
     """Look until nothing may beat the leader; the order of the looks."""
     looks = []
     for now in range(most):
-        leader = listed.leader(costs())
-        plan = listed.next(costs(), leader[1] if leader else 0.0)
-        if plan is None or (leader and plan == leader[0]):
+        best = leader(listed)
+        plan = listed.next(costs(), best[1] if best else 0.0)
+        if plan is None or (best and plan == best[0]):
             break
         looks.append(plan)
         listed.count(plan, 32 * acceptance(plan), 0, 32, 32 * now)
@@ -54,7 +59,7 @@ def test_few_looks_find_a_plan_nearly_as_fast_as_the_best(power, least):
 
     everyone = list(listed.plans)
     fastest = speedups(np.array([*map(acceptance, everyone)]), draft_steps(everyone, listed.savings, costs()), costs())
-    best = listed.leader(costs())[0]
+    best = leader(listed)[0]
     assert fastest[everyone.index(best)] > 0.97 * fastest.max()
     assert len(set(looks)) <= 12
 
@@ -66,7 +71,7 @@ def test_another_rule_wins_where_its_plans_are_better():
     listed = shortlist()
     search(listed, acceptance)
 
-    assert listed.leader(costs())[0] == VALLEY_PLANS[2]
+    assert leader(listed)[0] == VALLEY_PLANS[2]
 
 
 def test_a_rule_whose_plan_was_bad_comes_later():
@@ -79,25 +84,16 @@ def test_a_rule_whose_plan_was_bad_comes_later():
     assert listed.acceptance(VALLEY_PLANS[0]) < before - 0.3
 
 
-def test_nobody_leads_before_the_first_two_looks():
+def test_a_forecast_is_there_for_whoever_was_looked_at_and_is_worth_its_tokens():
     listed = shortlist()
-    assert listed.leader(costs()) is None
+    assert listed.forecasts(costs()) == {}
     listed.count(LEAST_PLANS[3], 32, 0, 32, 32)
-    assert listed.leader(costs()) is None
-    listed.count(LEAST_PLANS[5], 32, 0, 32, 64)
-    assert listed.leader(costs())[0] == LEAST_PLANS[5]
+    listed.count(LEAST_PLANS[5], 0, 0, 16, 64)
+    forecasts = listed.forecasts(costs())
 
-
-def test_who_lost_for_real_is_out_until_old_looks_fade():
-    listed = shortlist()
-    for at in (3, 5):
-        listed.count(LEAST_PLANS[at], 32, 0, 32, 32 * at)
-    listed.out.add(LEAST_PLANS[5])
-    assert listed.leader(costs())[0] == LEAST_PLANS[3]
-    listed.fade()
-
-    assert listed.leader(costs())[0] == LEAST_PLANS[5]
-    assert listed.seen(LEAST_PLANS[5]) == FADED * 32
+    assert [*forecasts] == [LEAST_PLANS[3], LEAST_PLANS[5]]
+    assert forecasts[LEAST_PLANS[3]][0] > 1 > forecasts[LEAST_PLANS[5]][0]
+    assert [weight for _, weight in forecasts.values()] == [32 * ROUNDS, 16 * ROUNDS]
 
 
 def test_old_tokens_give_way_to_new_ones():
@@ -108,16 +104,6 @@ def test_old_tokens_give_way_to_new_ones():
     assert listed.seen(LEAST_PLANS[0]) == ENOUGH
     assert listed.acceptance(LEAST_PLANS[0]) > 0.7
     assert listed.fresh(LEAST_PLANS[0], 20 * 32) == 32
-
-
-def test_another_list_takes_over_what_was_seen_of_the_same_plans():
-    old, new = shortlist(), Shortlist({LEAST_PLANS[2]: LEAST, Plan.layers([8]): LEAST}, LAYERS, Savings(0.1, 0.1))
-    old.count(LEAST_PLANS[2], 16, 0, 32, 40)
-    new.remember(old)
-
-    assert new.seen(LEAST_PLANS[2]) == FADED * 32
-    assert new.seen(Plan.layers([8])) == 0
-    assert new.fresh(LEAST_PLANS[2], 50) == 10
 
 
 def test_nothing_is_worth_a_look_where_even_hope_loses():

@@ -9,9 +9,9 @@ Each test below fails if its mistake is planted. The others were tested for else
 | scores in float16 and windows by exact equality decide by rounding | \
 selectors/test_valley.py::test_leading_run_is_exact_at_tolerance_zero_and_forgiving_above |
 | the best candidate by accepted tokens alone, whatever it costs | \
-selectors/test_trials.py::test_a_plan_that_cannot_pay_is_rejected_long_before_its_trial_ends |
+selectors/test_contest.py::test_a_plan_that_cannot_pay_is_hardly_drafted_with |
 | the last candidate stays in use, not the best | \
-selectors/test_trials.py::test_the_incumbent_is_kept_while_a_better_one_is_tried_and_after_it_lost |
+selectors/test_contest.py::test_the_best_gets_most_turns_whatever_was_entered_last |
 | candidates scored behind the wrong prefix | \
 selectors/test_swift.py::test_matchness_is_the_share_of_tokens_the_draft_names_itself |
 | the bonus token drawn from other probabilities than the draft was accepted with | \

@@ -15,11 +15,11 @@ PRIOR = 4.0
 # Confidences are taken at their word with the weight of so many misses.
 TRUST = 2.0
 # Misses that are remembered in general.
-MISSES = 64.0
+MISSES = 24.0
 # Observations a bin remembers: texts change.
-MEMORY = 200.0
+MEMORY = 60.0
 # Plans remembered: the one in use, and those that were lately on trial beside it.
-PLANS = 4
+PLANS = 16
 
 
 @dataclass(slots=True)

@@ -50,10 +50,8 @@ def go_on_with(selector: Selector, plan: Plan) -> None:
 
     What else an earlier selector had in mind is lost: scores, prices, and what it had rejected.
     """
-    trials, resume = getattr(selector, "trials", None), getattr(selector, "resume", None)
-    if trials is not None:
-        trials.incumbent = plan
-    elif resume is not None:
+    resume = getattr(selector, "resume", None)
+    if resume is not None:
         resume(plan)
     else:
         setattr(selector, "plan", plan)  # noqa: B010

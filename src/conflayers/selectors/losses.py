@@ -20,18 +20,20 @@ class Losses:
 
     Attributes:
         costs: with the price of a plain step.
-        lost: to plain decoding, 0 or more.
+        credit: how much of what was gained may be lost again before it counts, as a share of all the time so far.
+        lost: to plain decoding; less than 0 where there is credit.
         elapsed: all the time so far.
     """
 
     costs: Costs
+    credit: float = 0.0
     lost: float = 0.0
     elapsed: float = 0.0
 
     def add(self, seconds: float, spared: float) -> None:
         """Count seconds that were spent, and what plain decoding would have taken for the same tokens."""
         self.elapsed += seconds
-        self.lost = max(self.lost + seconds - spared, 0.0)
+        self.lost = max(self.lost + seconds - spared, -self.credit * self.elapsed)
 
     @property
     def allowed(self) -> float:

@@ -1,4 +1,4 @@
-"""Which candidate to look at next, and which is the best: from looks at a few of them.
+"""Which candidate to look at next, and what to expect of those looked at.
 
 First come the least confident layers at a few sizes. A candidate that was looked at has an acceptance and an error; one
 that was not is guessed from those that were: on the line through the best of each size, as far below it as others of
@@ -26,12 +26,10 @@ CURVED = 0.75
 ENOUGH = 256.0
 # Of the tokens nearly named, how many are taken to be verified: trees are narrow where they are not worth it.
 VERIFIED = 0.5
-# What is left of old looks' weight when a search is taken up again.
-FADED = 0.25
 # Shares of the layers skipped by the candidates that are looked at first.
 SWEEP = (0.5, 0.75, 0.25)
-# Tokens seen of whoever is to lead, at least.
-LEAST_SEEN = 8
+# Rounds that a token looked at is worth: a round brings two or three.
+ROUNDS = 0.4
 
 
 @dataclass(slots=True)
@@ -44,7 +42,6 @@ class Shortlist:
         savings: what leaving out sublayers spares.
         tried, agreed: tokens looked at by candidate, in order, and of those the ones it named.
         latest: tokens of the task when each was last looked at.
-        out: candidates that lost when they were tried for real.
     """
 
     plans: Mapping[Plan, str]
@@ -53,7 +50,6 @@ class Shortlist:
     tried: Array = field(init=False)
     agreed: Array = field(init=False)
     latest: Array = field(init=False)
-    out: set[Plan] = field(default_factory=set)
     _missed: float = 0.0
     _nearly: float = 0.0
     _order: list[Plan] = field(init=False)
@@ -78,34 +74,14 @@ class Shortlist:
         """A look, when the task had `now` tokens: of the last `tried` the candidate named `agreed`, others `nearly`."""
         at = self._order.index(plan)
         if self.tried[at] + tried > ENOUGH:
-            self._scale(at, max(ENOUGH - tried, 0.0) / self.tried[at])
+            kept = max(ENOUGH - tried, 0.0) / self.tried[at]
+            self.tried[at] *= kept
+            self.agreed[at] *= kept
         self.tried[at] += tried
         self.agreed[at] += agreed
         self.latest[at] = now
         self._missed += tried - agreed
         self._nearly += nearly
-
-    def fade(self) -> None:
-        """Trust what was seen less, and give those a chance that lost: it is long ago."""
-        self._scale(slice(None), FADED)
-        self.out.clear()
-
-    def remember(self, before: "Shortlist") -> None:
-        """Take over what an earlier list saw of the same candidates, as long ago."""
-        for at, plan in enumerate(self._order):
-            if plan in before.plans:
-                was = before._order.index(plan)
-                for mine, theirs in zip(self._memory(), before._memory(), strict=True):
-                    mine[at] = theirs[was]
-        self._missed, self._nearly = before._missed, before._nearly
-        self._scale(slice(None), FADED)
-
-    def _memory(self) -> tuple[Array, Array, Array]:
-        return self.tried, self.agreed, self.latest
-
-    def _scale(self, at: int | slice, kept: float) -> None:
-        self.tried[at] *= kept
-        self.agreed[at] *= kept
 
     def fresh(self, plan: Plan, now: int) -> float:
         """Tokens that came since a candidate was last looked at."""
@@ -133,27 +109,15 @@ class Shortlist:
         at = first[0] if first else int(hopes.argmax())
         return self._order[at] if hopes[at] > to_beat else None
 
-    def leader(self, costs: Costs) -> tuple[Plan, float] | None:
-        """The best of those looked at and the speedup expected of it; None before there were a few looks."""
-        # Few tokens that all agree are no certainty, and near certainty the forecast rises steeply.
+    def forecasts(self, costs: Costs) -> dict[Plan, tuple[float, float]]:
+        """The speedup expected of each candidate looked at, and how many rounds that is worth."""
         rates = self._rates()
-        expected = self._forecast(np.maximum(rates - self._errors(rates), 0.0), costs)
-        expected[self.tried < LEAST_SEEN] = -np.inf
-        at = int(expected.argmax())
-        if not np.isfinite(expected[at]) or self.looked_at < min(2, len(self._order)):
-            return None
-        return self._order[at], float(expected[at])
-
-    def speedup(self, plan: Plan, costs: Costs) -> float:
-        """What a candidate's speedup is thought to be."""
-        at = self._order.index(plan)
-        steps = draft_steps([plan], self.savings, costs)
-        return float(speedups(self._rates()[at : at + 1], steps, costs, self._caught)[0])
+        expected = self._forecast(rates, costs)
+        looked_at = np.flatnonzero(self.tried).tolist()
+        return {self._order[at]: (float(expected[at]), ROUNDS * float(self.tried[at])) for at in looked_at}
 
     def _forecast(self, acceptance: Array, costs: Costs) -> Array:
-        found = speedups(acceptance, draft_steps(self._order, self.savings, costs), costs, self._caught)
-        found[[plan in self.out for plan in self._order]] = -np.inf
-        return found
+        return speedups(acceptance, draft_steps(self._order, self.savings, costs), costs, self._caught)
 
     @property
     def _caught(self) -> float:

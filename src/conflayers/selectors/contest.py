@@ -1,0 +1,219 @@
+"""Which plan drafts next: all that were looked at and plain decoding take part, by what is known of each.
+
+Every so many rounds each plan's speedup is drawn at random from what is known of it, and the highest draw is used until
+the next (Thompson sampling). What is known is the forecast, counted as a few rounds, and the rounds really drafted. So
+a plan that may be the best is used before it is certain, one that has lost is hardly ever, and of two that are about
+equal either will do. Nothing is lost but time, and how much of it is bounded.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from conflayers.costs import Costs, Yield
+from conflayers.plan import Plan
+from conflayers.round import Round
+from conflayers.selectors.losses import Losses
+
+# How far draws stray where one round is known, as a share of the speedup: half of how much rounds differ. Many plans
+# are nearly as good as the best, and the more of them take turns the slower each one's drafts learn their length.
+SPREAD = 0.25
+# ... and how much they do.
+DIFFER = 0.5
+# A turn so many standard errors below what its plan brought before: the text has changed, and what was before counts
+# for this much.
+CHANGED, FADED = 2.5, 0.25
+# Rounds that are remembered of all plans together: texts change.
+MEMORY = 256.0
+# Rounds that forecasts are taken to be right for, as they are, before live rounds tell what they are off by.
+BELIEVED = 32.0
+# A plan that was given and never forecast is taken to be this good, with the weight of so many rounds.
+GIVEN = (1.1, 4.0)
+# What was gained may be lost again up to this share of the time: it is staked on finding more.
+CREDIT = 0.25
+# Plain decoding goes on for so many times as many rounds as a plan before there is another draw.
+PLAIN = 4
+# Plain steps measured before anything is compared with them, and again after so many rounds: the price of a plain step
+# drifts with the context and the machine like any other.
+WARM_UP = 3
+REVIEW = 96
+# A verification that took more plain steps than this was disturbed.
+DISTURBED = 3.0
+# A plan's first rounds do not count: the drafter does not know yet how long drafts by it should be.
+BURN_IN = 2
+
+
+@dataclass(slots=True)
+class Contest:
+    """Plans in turns.
+
+    Attributes:
+        length: rounds between two draws.
+        fallback: whether plain decoding takes part.
+        costs: what draft steps and verifications take; whoever runs the rounds lets it observe them first.
+        forecasts: the speedup expected of each plan that takes part, and how many rounds that is worth.
+        live: what each plan brought.
+        current: the plan drawn last, None for plain decoding.
+        losses: of all rounds.
+        decisions: which plan became the best known, in words.
+    """
+
+    length: int
+    fallback: bool
+    costs: Costs
+    forecasts: dict[Plan, tuple[float, float]] = field(default_factory=dict)
+    live: dict[Plan, Yield] = field(default_factory=dict)
+    current: Plan | None = None
+    losses: Losses = field(init=False)
+    decisions: list[str] = field(default_factory=list)
+    _best: Plan | None = None
+    _turn: Yield = field(default_factory=Yield)  # of the plan at present, not counted yet
+    _paused: bool = False  # since too much was lost
+    _left: int = 0  # rounds until the next draw
+    _plain_rounds: int = 0
+    _since_plain: int = 0
+    _burnt_in: dict[Plan, int] = field(default_factory=dict)
+    _chance: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def __post_init__(self) -> None:
+        self.losses = Losses(self.costs, CREDIT)
+
+    @property
+    def measuring(self) -> bool:
+        """Whether plain steps are being measured."""
+        return self.fallback and self._plain_rounds < WARM_UP
+
+    @property
+    def chosen(self) -> Plan | None:
+        """The plan to draft with now; None to decode plainly."""
+        return None if self.measuring else self.current
+
+    @property
+    def best(self) -> Plan | None:
+        """Whoever is thought to be the best of those drafted with; None for plain decoding, for a while or for good."""
+        return None if self._paused else self._best
+
+    def begin_with(self, plan: Plan) -> None:
+        """Draft with a plan that nothing is known of here; before anything else."""
+        self.forecasts = {plan: GIVEN}
+        self.current = self._best = plan
+
+    def enter(self, forecasts: Mapping[Plan, tuple[float, float]]) -> None:
+        """Let these plans take part from the next draw on."""
+        self.forecasts.update(forecasts)
+        if self.current is None:
+            self._left = 0
+
+    def observe(self, done: Round) -> None:
+        """Learn from one round, and draw when it is time."""
+        self._weigh(done)
+        self._left -= 1
+        if done.plan is None:
+            self._plain_rounds += 1
+        elif done.drafted:
+            self._since_plain += 1
+            self._count(done.plan, done)
+        if not self.measuring and (self._left <= 0 or self._too_much_lost):
+            self._draw()
+
+    @property
+    def bias(self) -> float:
+        """What drafts really brought over what was forecast of them."""
+        brought = forecast = BELIEVED
+        for plan, seen in self.live.items():
+            if plan in self.forecasts:
+                brought += seen.rounds * seen.speedup(plan, self.costs)
+                forecast += seen.rounds * self.forecasts[plan][0]
+        return brought / forecast
+
+    @property
+    def to_beat(self) -> float:
+        """The speedup expected of the best at present."""
+        plain = 1.0 if self.fallback else 0.0
+        return plain if self._best is None else max(plain, self._known(self._best, self.bias)[0])
+
+    def _known(self, plan: Plan, bias: float) -> tuple[float, float]:
+        """The speedup expected of a plan, and its standard error."""
+        forecast, weight = self.forecasts.get(plan, GIVEN)
+        seen = self.live.get(plan, Yield())
+        rounds = weight + seen.rounds
+        speedup = (weight * forecast * bias + seen.rounds * seen.speedup(plan, self.costs)) / rounds
+        return speedup, SPREAD * speedup / (rounds + 1) ** 0.5
+
+    def _count(self, plan: Plan, done: Round) -> None:
+        self._burnt_in[plan] = self._burnt_in.get(plan, 0) + 1
+        if self._burnt_in[plan] <= BURN_IN:
+            return
+        self._turn.add(done.drafted, done.accepted, done.rows)
+
+    @property
+    def _too_much_lost(self) -> bool:
+        return self.fallback and self.current is not None and self.losses.exceeded
+
+    def _draw(self) -> None:
+        if self.current is not None and self._turn.rounds:
+            self._forget(self.current)
+            self.live.setdefault(self.current, Yield()).merge(self._turn, MEMORY)
+            self._turn = Yield()
+        if self._since_plain >= REVIEW and self._measure_plain_steps():
+            return
+        bias = self.bias
+        known = {plan: self._known(plan, bias) for plan in {**self.forecasts, **self.live}}
+        best = self._best_of(known)
+        if best is None and self._best is not None and self._since_plain and self._measure_plain_steps():
+            return
+        if best != self._best:
+            self._say(best, known)
+        self._best = best
+        self._paused = self.fallback and (self.losses.exceeded or (self._paused and not self.losses.forgiven))
+        self.current, highest = None, 1.0 if self.fallback else float("-inf")
+        for plan, (speedup, error) in known.items() if not self._paused else ():
+            drawn = self._chance.gauss(speedup, error)
+            if drawn > highest:
+                self.current, highest = plan, drawn
+        # Plain steps tell nothing new.
+        self._left = self.length if self.current is not None else PLAIN * self.length
+
+    def _forget(self, plan: Plan) -> None:
+        """Let rounds before this turn count for less; for much less if it went as chance hardly explains."""
+        kept = max(1 - self._turn.rounds / MEMORY, 0.0)
+        if seen := self.live.get(plan):
+            expected, straying = seen.speedup(plan, self.costs), CHANGED * DIFFER / self._turn.rounds**0.5
+            if self._turn.speedup(plan, self.costs) < expected * (1 - straying):
+                kept = FADED
+        for other, seen in list(self.live.items()):
+            seen.merge(Yield(), seen.rounds * kept)
+            if seen.rounds < 1:
+                del self.live[other]
+
+    def _measure_plain_steps(self) -> bool:
+        """Before a decision for plain decoding, and now and then, have a few plain steps measured again."""
+        if not self.fallback:
+            return False
+        self.costs.forget_plain()
+        self._plain_rounds = self._since_plain = 0
+        return True
+
+    def _best_of(self, known: Mapping[Plan, tuple[float, float]]) -> Plan | None:
+        """Whoever is thought to be the best of those drafted with."""
+        drafted = [plan for plan in known if plan in self.live or plan == self._best]
+        best = max(drafted, key=lambda plan: known[plan][0], default=None)
+        return None if best is not None and self.fallback and known[best][0] <= 1 else best
+
+    def _say(self, best: Plan | None, known: Mapping[Plan, tuple[float, float]]) -> None:
+        if best is None:
+            self.decisions.append("plain decoding: no plan is thought to be faster")
+            return
+        seen = self.live.get(best, Yield())
+        # Without plain steps there is nothing the factor could be of.
+        expected = f"{known[best][0]:.2f}x plain decoding expected " if self.costs.known else ""
+        counts = f"{seen.drafted:.0f} tokens drafted and {seen.accepted:.0f} accepted in {seen.rounds:.0f} rounds"
+        self.decisions.append(f"{best}: {expected}({counts})")
+
+    def _weigh(self, done: Round) -> None:
+        seconds, plain = done.draft_seconds + done.verify_seconds, self.costs.plain_step
+        if done.plan is None:
+            self.losses.add(seconds, spared=seconds)
+        else:
+            # No draft step costs more than a plain one, and no pass several of them: longer rounds were disturbed.
+            self.losses.add(min(seconds, (done.drafted + DISTURBED) * plain), done.kept * plain)
