@@ -129,9 +129,9 @@ def test_the_same_weights_in_another_place_are_the_same_model():
 
 def test_what_differs_of_the_machine_is_named():
     versions = {"python": "3.12.1", "conflayers": "0.2.0", "torch": "2.7.0"}
-    after = benchmark(versions=versions, threads=4, processor="Slow", temperature=0.5)
+    after = benchmark(versions=versions, threads=4, processor="Slow", fresh=True)
     assert machine_differences(benchmark(), after) == ["threads", "processor", "versions.torch"]
-    assert setting_differences(benchmark(), after) == ["temperature"]
+    assert setting_differences(benchmark(), after) == ["fresh"]
 
 
 def test_tokens_per_second_of_another_machine_are_no_regression(tmp_path):

@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -59,13 +60,14 @@ def test_a_folder_and_figures_of_ones_own(run, model):
     assert (found["devices"], found["dtype"], found["context"], found["all_reduce"]) == (2, "int8", 64, 0)
 
 
-def test_a_benchmarks_runs_are_predicted_from_their_counts(run, model, tmp_path):
+def test_a_benchmarks_runs_are_predicted_from_their_counts(run, model, other_model, tmp_path):
     llm = conflayers.load(model, dtype="float32")
     tasks = {"vanilla": llm.task("vanilla"), "half": llm.task("fixed", plan=conflayers.Plan.layers([2, 4]))}
     settings = {
-        "model": model, "layers": 6, "dtype": "float32", "device": "cpu", "threads": torch.get_num_threads(),
+        "model": "tiny", "source": model, "identity": asdict(llm.body.identity), "layers": 6, "dtype": "float32",
+        "device": "cpu", "threads": torch.get_num_threads(), "methods": list(tasks), "repeat": 1,
     }  # fmt: skip
-    results = Results(settings, {}, [])
+    results = Results(settings, {}, [{"id": "1", "data": "d", "category": "c"}])
     for name, task in tasks.items():
         done = llm.generate([3, 5, 8, 2] * 4, task=task, max_new_tokens=24)
         plan = None if done.plan is None else str(done.plan)
@@ -82,6 +84,11 @@ def test_a_benchmarks_runs_are_predicted_from_their_counts(run, model, tmp_path)
     assert list(found["costs"]["draft_step_ms"]) == ["skips layers 2, 4"]
     assert "half: predicted" in result.stdout
     assert found["plain_seconds"]["measured"] == pytest.approx(results.records[0].seconds)
+
+    shown = document(run("predict", model, "--results", str(tmp_path)))
+    assert [one["method"] for one in shown["rows"]] == ["half"]
+    foreign = run("predict", other_model, "--results", str(tmp_path))
+    assert "is not the model of the results" in foreign.stderr
 
     results.records = results.records[:1]
     results.save(tmp_path)
@@ -112,7 +119,7 @@ def test_a_benchmarks_runs_are_predicted_from_their_counts(run, model, tmp_path)
         (("--costs", "1,2", "--acceptance", "0.9", "--draft-length", "2", "--skip-ratio", "0.4"), "PLAIN,DRAFT,VERIFY"),
         (("--costs", "1,2,3", *ASKED), "give one"),
         (("--results", "nowhere"), "no results in nowhere"),
-        (("llama-3-8b", "--results", "nowhere", "--context", "3"), "leave out MODEL, --context"),
+        (("llama-3-8b", "--results", "nowhere", "--context", "3"), "leave out --context"),
     ],
 )
 def test_bad_input(run, arguments, message):

@@ -97,12 +97,11 @@ def compare(before: Results, after: Results, threshold: float = THRESHOLD) -> li
 
 def check_same_work(before: Results, after: Results) -> None:
     """Raise InputError, which names what differs, unless both are of the same model, data and number of new tokens."""
-    settings = before.settings, after.settings
+    # Without a temperature and with one of 0 texts are greedy.
+    settings = [{**one.settings, "temperature": one.settings.get("temperature") or None} for one in (before, after)]
     # The same weights may lie in different places.
     known = all(one.get("identity") is not None for one in settings)
     names = ("identity" if known else "model", *WORK)
-    # Without a temperature and with one of 0 texts are greedy.
-    settings = tuple({**one, "temperature": one.get("temperature") or None} for one in settings)
     differing = [name for name in names if settings[0].get(name) != settings[1].get(name)]
     if differing:
         shown = ["model" if name == "identity" else name for name in differing]
