@@ -88,6 +88,7 @@ class Costs:
     rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
     token_seconds: float = 0.0
     _sizes: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SIZES))
+    _several: int = 0  # of these passes, those over more than one row
     _price: float | None = None
     _unreckoned: int = 0
 
@@ -111,7 +112,10 @@ class Costs:
             lately = sum(seconds for seconds, _ in self.rounds) / max(sum(n for _, n in self.rounds), 1)
             # Were it more, bad drafts would make tokens dear, dear tokens make drafts long, and long ones be worse.
             self.token_seconds = min(lately, self.plain_step)
+            if len(self._sizes) == SIZES:
+                self._several -= self._sizes[0][0] > 1
             self._sizes.append((rows, verify_seconds))
+            self._several += rows > 1
             self._unreckoned += 1
 
     def forget(self, plan: Plan) -> None:
@@ -135,8 +139,7 @@ class Costs:
 
     @property
     def _row(self) -> float | None:
-        few = sum(rows > 1 for rows, _ in self._sizes) < FEW if self._unreckoned else False
-        if self._unreckoned >= RECKONED or few:
+        if self._unreckoned >= (RECKONED if self._several >= FEW else 1):
             self._price, self._unreckoned = _row_price(self._sizes, self._price), 0
         return self._price
 

@@ -34,7 +34,7 @@ from conflayers.selectors.shortlist import Shortlist
 # New tokens that a look takes in: fewer say little, and on a machine where rows are dear more cost much.
 LEAST_LOOK, MOST_LOOK = 16, 32
 # Time that looks may take: a share of all the time so far, and at the start a few plain steps.
-LOOK_SHARE = 0.005
+LOOK_SHARE = 0.003
 LOOK_STEPS = 8.0
 # ... fewer where a text is short, as a share of its tokens.
 MOST_OF_A_TEXT = 0.05

@@ -73,6 +73,7 @@ class Contest:
     _plain_rounds: int = 0
     _since_plain: int = 0
     _burnt_in: dict[Plan, int] = field(default_factory=dict)
+    _speeds: dict[Plan, float] = field(default_factory=dict)  # of live rounds, as they were at the last draw
     _chance: random.Random = field(default_factory=lambda: random.Random(0))
 
     def __post_init__(self) -> None:
@@ -121,8 +122,8 @@ class Contest:
         """What drafts really brought over what was forecast of them."""
         brought = forecast = BELIEVED
         for plan, seen in self.live.items():
-            if plan in self.forecasts:
-                brought += seen.rounds * seen.speedup(plan, self.costs)
+            if plan in self.forecasts and plan in self._speeds:
+                brought += seen.rounds * self._speeds[plan]
                 forecast += seen.rounds * self.forecasts[plan][0]
         return brought / forecast
 
@@ -137,7 +138,7 @@ class Contest:
         forecast, weight = self.forecasts.get(plan, GIVEN)
         seen = self.live.get(plan, Yield())
         rounds = weight + seen.rounds
-        speedup = (weight * forecast * bias + seen.rounds * seen.speedup(plan, self.costs)) / rounds
+        speedup = (weight * forecast * bias + seen.rounds * self._speeds.get(plan, 1.0)) / rounds
         return speedup, SPREAD * speedup / (rounds + 1) ** 0.5
 
     def _count(self, plan: Plan, done: Round) -> None:
@@ -157,6 +158,7 @@ class Contest:
             self._turn = Yield()
         if self._since_plain >= REVIEW and self._measure_plain_steps():
             return
+        self._speeds = {plan: seen.speedup(plan, self.costs) for plan, seen in self.live.items()}
         bias = self.bias
         known = {plan: self._known(plan, bias) for plan in {**self.forecasts, **self.live}}
         best = self._best_of(known)
