@@ -56,7 +56,7 @@ def test_tokens_end_with_the_text_or_the_count(llm, tmp_path):
 
 
 def test_what_is_missing_is_named(llm, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="there is none at nowhere.gguf"):
+    with pytest.raises(InputError, match=r"there is none at nowhere\.gguf"):
         make_ways(llm, ["llamacpp:file=nowhere.gguf"], {}, False)
     broken = tmp_path / "broken.gguf"
     broken.touch()
