@@ -70,6 +70,15 @@ def test_a_reader_that_raises_inside_the_block(reading, fresh):
     assert_as_new(reading, fresh)
 
 
+@pytest.fixture
+def interruptible():
+    """A process started in the background has Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_in_the_reader(reading, fresh):
     def read():
         for number, _ in enumerate(reading.stream(PROMPT, **OPTIONS)):
