@@ -11,6 +11,8 @@ from conflayers.plan import Plan
 
 # Medians over this many recent measurements follow a growing context and shrug off a disturbed one.
 RECENT = 15
+# Of plain steps, so many are kept when they are about to be measured again.
+DOUBTED = 6
 # Passes that the price of a row is taken from: enough to have seen several sizes, few enough to forget a bad day.
 SIZES = 64
 # ... and how many of them come between two reckonings of it: the price of a row hardly moves from one to the next.
@@ -39,6 +41,12 @@ class Recent:
     def add(self, seconds: float) -> None:
         """Take one in."""
         self.values.append(seconds)
+        self.median = median(self.values)
+
+    def shorten(self, count: int) -> None:
+        """Keep the latest `count` only."""
+        while len(self.values) > count:
+            self.values.popleft()
         self.median = median(self.values)
 
     def typical(self, at_best: bool = False) -> float:
@@ -122,9 +130,13 @@ class Costs:
         """Drop what is known of a plan that is given up."""
         self.steps.pop(plan, None)
 
-    def forget_plain(self) -> None:
-        """Drop what is known of plain steps, before they are measured anew."""
-        self.passes.pop(1, None)
+    def doubt_plain(self) -> None:
+        """Let what is known of plain steps weigh little beside the few that are about to be measured.
+
+        It is not dropped: the few come right behind drafts, and may all be disturbed.
+        """
+        if 1 in self.passes:
+            self.passes[1].shorten(DOUBTED)
 
     @property
     def known(self) -> bool:

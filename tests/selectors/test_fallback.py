@@ -14,7 +14,7 @@ from conflayers.errors import InputError
 from conflayers.methods import METHODS, build_method
 from conflayers.plan import Plan
 from conflayers.round import Method
-from conflayers.selectors.fallback import WARM_UP, Fallback
+from conflayers.selectors.fallback import REVIEW, WARM_UP, Fallback
 from conflayers.selectors.losses import SHARE, STEPS
 from conflayers.selectors.searching import Searching
 
@@ -22,11 +22,16 @@ PLAN = Plan.layers([2, 4])
 
 
 class PricedBody(FakeBody):
-    """A full pass costs 10, a draft step 5."""
+    """A full pass costs 10, a draft step 5; the first few plain steps of all cost more."""
+
+    slow = 0
 
     def forward(self, tokens, **arguments):
         output = super().forward(tokens, **arguments)
         self.clock.now += 10.0 if self.plan.skipped == 0 else 5.0
+        if self.slow and self.plan.skipped == 0 and len(tokens) == 1:
+            self.slow -= 1
+            self.clock.now += 10.0
         return output
 
 
@@ -47,8 +52,9 @@ class Dear(Searching):
         self.clock.now += self.price
 
 
-def decode(agrees, new_tokens: int, price: float = 0.0, requests: int = 1):
+def decode(agrees, new_tokens: int, price: float = 0.0, requests: int = 1, slow: int = 0):
     body = PricedBody(agrees=agrees)
+    body.slow = slow
     body.clock = Ticks()
     costs = Costs(8)
     inner = Dear(8, plan=PLAN, clock=body.clock, price=price)
@@ -79,8 +85,17 @@ def test_a_method_that_pays_is_never_stopped():
 
     assert selector.decisions == []
     assert selector.plan == PLAN
-    assert stats.num_plain_steps <= WARM_UP + 1
+    assert stats.num_plain_steps <= WARM_UP * (1 + stats.num_spec_steps // REVIEW) + 1
     assert body.clock.now < 0.7 * 10 * 400
+
+
+def test_a_slow_moment_when_plain_steps_are_measured_is_found_out():
+    # Every second draft is wrong: 1.5 tokens in 25 where plain decoding has 2.5, and 1.25 at the price first measured.
+    body, selector, stats = decode(lambda plan, position: position % 2 == 0, 4000, slow=WARM_UP)
+
+    assert selector.decisions
+    before = (REVIEW * (1 + WARM_UP)) * 25.0
+    assert body.clock.now - 10.0 * 4000 <= STEPS * 10 + SHARE * body.clock.now + OVERSHOOT + before / 2
 
 
 def test_a_search_that_eats_the_gain_counts_as_a_loss():

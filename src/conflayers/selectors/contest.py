@@ -192,7 +192,7 @@ class Contest:
         """Before a decision for plain decoding, and now and then, have a few plain steps measured again."""
         if not self.fallback:
             return False
-        self.costs.forget_plain()
+        self.costs.doubt_plain()
         self._plain_rounds = self._since_plain = 0
         return True
 

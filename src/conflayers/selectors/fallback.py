@@ -15,8 +15,10 @@ from conflayers.plan import Plan
 from conflayers.round import Round, Selector, State, decisions_of, plan_of
 from conflayers.selectors.losses import Losses
 
-# Plain steps measured before anything is compared with them, and before each new try.
+# Plain steps measured before anything is compared with them, before each new try, and again after so many rounds of the
+# method: a price that was taken in a slow moment would have its drafts look good for ever.
 WARM_UP = 3
+REVIEW = 32
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class Fallback:
     pausing: bool = False
     losses: Losses = field(init=False)
     _plain_rounds: int = 0
+    _since_plain: int = 0  # rounds of the method since plain steps were measured
     _told: bool = False  # whether `inner` knows of this request
     _decisions: list[str] = field(default_factory=list)
 
@@ -85,6 +88,9 @@ class Fallback:
                 if not self._told:
                     self._tell(state, None)
             return
+        self._since_plain += 1
+        if self._since_plain >= REVIEW:
+            self._measure_plain_steps()
         spared = done.kept * self.costs.plain_step if done.plan is not None else seconds
         begun = self.clock()
         self.inner.learn(state, done)
@@ -94,7 +100,12 @@ class Fallback:
         """Take in what was spent, and what plain decoding would have spent on the same tokens."""
         self.losses.add(seconds, spared)
         if self.costs.known and self.losses.exceeded:
-            self.pausing, self._plain_rounds = True, 0
-            self.costs.forget_plain()
+            self.pausing = True
+            self._measure_plain_steps()
             share = self.losses.lost / self.losses.elapsed
             self._decisions.append(f"plain decoding for a while: {share:.1%} of the time was lost to drafts and search")
+
+    def _measure_plain_steps(self) -> None:
+        """Have the next few steps be plain."""
+        self._plain_rounds = self._since_plain = 0
+        self.costs.doubt_plain()
