@@ -91,7 +91,7 @@ def test_a_method_that_pays_is_never_stopped():
 
 def test_a_slow_moment_when_plain_steps_are_measured_is_found_out():
     # Every second draft is wrong: 1.5 tokens in 25 where plain decoding has 2.5, and 1.25 at the price first measured.
-    body, selector, stats = decode(lambda plan, position: position % 2 == 0, 4000, slow=WARM_UP)
+    body, selector, _ = decode(lambda plan, position: position % 2 == 0, 4000, slow=WARM_UP)
 
     assert selector.decisions
     before = (REVIEW * (1 + WARM_UP)) * 25.0
