@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from conflayers.body.anatomy import Anatomy
 from conflayers.body.cache import PositionedLayer
 from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace
-from conflayers.body.linears import hooks_of, single
+from conflayers.body.linears import hooks_of, owned, single
 from conflayers.body.llama import FastLayer, read_layer, why_not
 from conflayers.body.portable import PortableBody
 from conflayers.body.trees import text_mask
@@ -81,9 +81,9 @@ class FastBody(PortableBody):
             self._layers, self._addresses = [], ()
         elif addresses != self._addresses:
             self._layers = [read_layer(layer) for layer in model.model.layers]
-            self._embedding = model.model.embed_tokens.weight.detach()
-            self._norm = model.model.norm.weight.detach()
-            self._head = single(model.lm_head)
+            self._norm = owned(model.model.norm.weight)
+            self._head, embedding = single(model.lm_head), model.model.embed_tokens.weight
+            self._embedding = self._head.weight if embedding is model.lm_head.weight else owned(embedding)
             self._addresses = tuple(parameter.data_ptr() for parameter in model.parameters())
             # Who listens in the middle of a request is heard from the next pass on.
             self._hooks = [hooks for module in model.modules() for hooks in hooks_of(module)]

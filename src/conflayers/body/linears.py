@@ -45,9 +45,20 @@ def plain(module: nn.Module) -> bool:
     )
 
 
+def owned(parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter's values, in memory of its own.
+
+    A checkpoint's tensors may all lie in one file that is mapped into memory. It can go once nothing lies there any
+    more; until then whatever was laid side by side would be in memory twice.
+    """
+    if parameter.device.type == "cpu":
+        parameter.data = parameter.data.clone()
+    return parameter.detach()
+
+
 def single(module: nn.Linear) -> Linear:
     """A module's matrix as it is."""
-    return Linear(module.weight.detach(), None if module.bias is None else module.bias.detach())
+    return Linear(owned(module.weight), None if module.bias is None else owned(module.bias))
 
 
 def joined(modules: Sequence[nn.Linear]) -> Linear:
@@ -61,7 +72,7 @@ def joined(modules: Sequence[nn.Linear]) -> Linear:
         whole = torch.cat([weight.detach() for weight in weights])
         for module, part in zip(modules, torch.split(whole, [len(weight) for weight in weights]), strict=True):
             module.weight.data = part
-    biases = [module.bias.detach() for module in modules if module.bias is not None]
+    biases = [owned(module.bias) for module in modules if module.bias is not None]
     return Linear(whole, torch.cat(biases) if biases else None)
 
 

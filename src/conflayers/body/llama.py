@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from conflayers.body.linears import Linear, joined, listened_to, plain, single
+from conflayers.body.linears import Linear, joined, listened_to, owned, plain, single
 
 FAMILY = {
     "LlamaForCausalLM",
@@ -92,13 +92,13 @@ def read_layer(layer: Any) -> FastLayer:
     attention, (qkv, gate_up) = layer.self_attn, _products(layer)
     norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
     return FastLayer(
-        norm=layer.input_layernorm.weight.detach(),
+        norm=owned(layer.input_layernorm.weight),
         qkv=joined(qkv),
         out=single(attention.o_proj),
-        mlp_norm=layer.post_attention_layernorm.weight.detach(),
+        mlp_norm=owned(layer.post_attention_layernorm.weight),
         gate_up=joined(gate_up),
         down=single(layer.mlp.down_proj),
-        q_norm=None if norms[0] is None else norms[0].weight.detach(),
-        k_norm=None if norms[1] is None else norms[1].weight.detach(),
+        q_norm=None if norms[0] is None else owned(norms[0].weight),
+        k_norm=None if norms[1] is None else owned(norms[1].weight),
         rotated=bool(getattr(attention, "use_rope", True)),
     )
