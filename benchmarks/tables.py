@@ -309,6 +309,7 @@ def _caption(documents: Mapping[str, Document]) -> str:
         f"{rows[0]['requests']} requests of at most {settings['max_new_tokens']} new tokens",
         f"torch {source['versions']['torch']}",
         f"transformers {source['versions']['transformers']}",
+        f"revision {source['git']}",
     ]
     same = f"Texts that differ: {', '.join(differing)}" if differing else "All texts were those of plain decoding"
     return f"{', '.join(parts)}. {same}."

@@ -144,12 +144,16 @@ def new_tokens(llm: Llm, ids: Sequence[int], wanted: int | None) -> int:
 
 def transformers_greedy(llm: Llm, ids: Sequence[int], count: int, **settings: Any) -> list[int]:
     """The new tokens of transformers' own greedy `generate`, `count` at most, by settings of that name."""
+    return transformers_tokens(llm, ids, count, do_sample=False, **settings)
+
+
+def transformers_tokens(llm: Llm, ids: Sequence[int], count: int, **settings: Any) -> list[int]:
+    """The same, greedy or drawn as `settings` say."""
     inputs = torch.tensor([list(ids)], device=llm.model.device)
     padding = llm.model.generation_config.pad_token_id
     outputs = llm.model.generate(
         inputs,
         attention_mask=torch.ones_like(inputs),
-        do_sample=False,
         num_beams=1,
         return_dict_in_generate=False,
         max_new_tokens=count,

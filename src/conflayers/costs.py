@@ -1,6 +1,5 @@
 """What a draft step and a verification cost, measured while decoding, and what a plan is worth by these costs."""
 
-import math
 from bisect import bisect
 from collections import deque
 from collections.abc import Iterable
@@ -27,9 +26,6 @@ DEAREST_ROW = 0.02
 # Passes dearer than this many times the typical one were disturbed.
 DISTURBED = 3.0
 
-# Of the tokens accepted a round, at least.
-LEAST_VARIANCE = 0.2
-
 
 @dataclass(slots=True)
 class Recent:
@@ -48,10 +44,6 @@ class Recent:
         while len(self.values) > count:
             self.values.popleft()
         self.median = median(self.values)
-
-    def typical(self, at_best: bool = False) -> float:
-        """The figure that stands for all: the median, or the least for the best case."""
-        return min(self.values) if at_best else self.median
 
 
 def _row_price(sizes: Iterable[tuple[int, float]], before: float | None) -> float | None:
@@ -126,10 +118,6 @@ class Costs:
             self._several += rows > 1
             self._unreckoned += 1
 
-    def forget(self, plan: Plan) -> None:
-        """Drop what is known of a plan that is given up."""
-        self.steps.pop(plan, None)
-
     def doubt_plain(self) -> None:
         """Let what is known of plain steps weigh little beside the few that are about to be measured.
 
@@ -147,7 +135,7 @@ class Costs:
     def plain_step(self) -> float:
         """Seconds of one step of plain decoding."""
         plain = self.passes.get(1)
-        return plain.median if plain is not None else self._pass(1, False)
+        return plain.median if plain is not None else self._pass(1)
 
     @property
     def _row(self) -> float | None:
@@ -166,41 +154,40 @@ class Costs:
         price = self._row
         return max(price, LEAST_ROW * self.plain_step) if price is not None else 0.0
 
-    def verification(self, rows: float, at_best: bool = False) -> float:
+    def verification(self, rows: float) -> float:
         """Seconds of a pass of the whole model over `rows` tokens, between what was measured on either side.
 
         Never less than a plain step: where it was, the machine was busier when plain steps were measured.
         """
-        return max(self._pass(rows, at_best), self.plain_step)
+        return max(self._pass(rows), self.plain_step)
 
-    def _pass(self, rows: float, at_best: bool) -> float:
+    def _pass(self, rows: float) -> float:
         counts = sorted(self.passes)
         if not counts:
             return 0.0
         above = bisect(counts, rows)
         low, high = counts[max(above - 1, 0)], counts[min(above, len(counts) - 1)]
-        least, most = self.passes[low].typical(at_best), self.passes[high].typical(at_best)
+        least, most = self.passes[low].median, self.passes[high].median
         return least + (most - least) * (min(max(rows, low), high) - low) / (high - low) if high > low else least
 
-    def draft_step(self, plan: Plan, at_best: bool = False) -> float:
+    def draft_step(self, plan: Plan) -> float:
         """Seconds of one draft step, as far as measured; a plain step's until then.
 
         Never less than the share of a plain step that still runs, for the same reason, where one was measured.
         """
-        measured = self.steps[plan].typical(at_best) if plan in self.steps else self.plain_step
+        measured = self.steps[plan].median if plan in self.steps else self.plain_step
         if self.layers is None or not self.known:
             return measured
         return max(measured, (1 - plan.skip_ratio(self.layers)) * self.plain_step)
 
-    def round_seconds(self, plan: Plan, drafted: float, rows: float, at_best: bool = False) -> float:
+    def round_seconds(self, plan: Plan, drafted: float, rows: float) -> float:
         """Expected seconds of a round that takes `drafted` draft steps by `plan` and verifies `rows` tokens.
 
         Args:
             plan: what the draft skips.
             drafted, rows: on average.
-            at_best: by the fastest of the recent measurements instead of their median.
         """
-        return drafted * self.draft_step(plan, at_best) + self.verification(rows, at_best)
+        return drafted * self.draft_step(plan) + self.verification(rows)
 
 
 @dataclass(slots=True)
@@ -211,7 +198,6 @@ class Yield:
     drafted: float = 0
     accepted: float = 0
     rows: float = 0
-    squares: float = 0
 
     def add(self, drafted: int, accepted: int, rows: int) -> None:
         """Count one round: its draft steps, the tokens accepted and the rows verified."""
@@ -219,7 +205,6 @@ class Yield:
         self.drafted += drafted
         self.accepted += accepted
         self.rows += rows
-        self.squares += accepted**2
 
     def merge(self, later: "Yield", most: float) -> None:
         """Count later rounds too; of the earlier ones as many are forgotten as are more than `most` in all."""
@@ -229,25 +214,7 @@ class Yield:
 
     def speedup(self, plan: Plan, costs: Costs) -> float:
         """Expected tokens per second over plain decoding's; 1 where nothing is known yet."""
-        return self._speedup(self.accepted, plan, costs)
-
-    def error(self, plan: Plan, costs: Costs) -> float:
-        """The standard error of `speedup`, from how much the rounds differ."""
-        if not self.rounds:
-            return 0.0
-        mean = self.accepted / self.rounds
-        variance = max(self.squares / self.rounds - mean**2, 0.0) + LEAST_VARIANCE
-        return self.speedup(plan, costs) / (1 + mean) * math.sqrt(variance / self.rounds)
-
-    def optimistic_speedup(self, plan: Plan, costs: Costs) -> float:
-        """The same, were the acceptance as high as the few rounds so far allow for, and every round the fastest.
-
-        The accepted tokens are a count, so about one standard deviation above it is sqrt(count + 1).
-        """
-        return self._speedup(self.accepted + (self.accepted + 1) ** 0.5, plan, costs, at_best=True)
-
-    def _speedup(self, accepted: float, plan: Plan, costs: Costs, at_best: bool = False) -> float:
         if not self.rounds:
             return 1.0
-        seconds = costs.round_seconds(plan, self.drafted / self.rounds, self.rows / self.rounds, at_best)
-        return (1 + accepted / self.rounds) * costs.plain_step / seconds if seconds > 0 else 1.0
+        seconds = costs.round_seconds(plan, self.drafted / self.rounds, self.rows / self.rounds)
+        return (1 + self.accepted / self.rounds) * costs.plain_step / seconds if seconds > 0 else 1.0

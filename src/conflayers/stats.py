@@ -29,7 +29,6 @@ class Stats:
         prefill_seconds, draft_seconds, verify_seconds, select_seconds, total_seconds: time by phase; a plain step
             counts as verification, and choosing the plan, search included, as selection.
         first_token_seconds: of `total_seconds`, until the first new token was there.
-        first_token_seconds: of `total_seconds`, until the first new token was there.
         decisions: what the method decided on the way, in words.
     """
 

@@ -5,6 +5,8 @@ import sys
 import pytest
 
 import conflayers
+from conflayers.bench.peers import PEERS
+from conflayers.bench.sweeps import SWEEPS
 from conflayers.cli import console
 from conflayers.methods import DRAFTER_OPTIONS, METHODS
 
@@ -35,6 +37,19 @@ def test_methods_are_listed_with_their_options(run):
     for name, entry in METHODS.items():
         assert name in result.stdout
         assert all(option in result.stdout for option in entry.options)
+
+
+def test_peers_and_sweeps_of_the_benchmark_are_listed_too(run):
+    printed = run("methods").stdout
+    found = json.loads(run("methods", "--json").stdout)
+
+    assert [row["name"] for row in found["peers"]] == list(PEERS)
+    assert {row["name"]: tuple(row["methods"]) for row in found["sweeps"]} == {
+        name: sweep.methods for name, sweep in SWEEPS.items()
+    }
+    for row in (*found["peers"], *found["sweeps"]):
+        assert row["name"] in printed
+        assert row.get("summary") or row["question"]
 
 
 def test_methods_as_json(run):

@@ -1,7 +1,7 @@
 """Peak memory of a method: one request in a process of its own, so that no other method's leavings are counted.
 
-On an accelerator it is the most that torch had allocated there, and elsewhere the most that was resident while the
-request ran, the loaded model included and what loading itself took left out (Linux; elsewhere it cannot be told apart).
+It is the most that was resident while the request ran, the loaded model included and what loading itself took left out
+(on Linux; elsewhere that cannot be told apart).
 """
 
 import json
@@ -67,13 +67,10 @@ def main() -> None:
     torch.set_num_threads(probe.threads)
     llm = load(**probe.loading)
     (way,) = make_ways(llm, [probe.name], dict(probe.choice), fresh=False)
-    cuda = llm.model.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    elif CLEAR.exists():
+    if CLEAR.exists():
         CLEAR.write_text("5", encoding="ascii")
     way.run(list(probe.ids), probe.count)
-    print(torch.cuda.max_memory_allocated() / 2**20 if cuda else _resident())
+    print(_resident())
 
 
 def _resident() -> float:

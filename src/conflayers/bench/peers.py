@@ -14,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from conflayers.api import Llm
 from conflayers.bench.ways import Answer, Clock, Way, synchronise
 from conflayers.body.defaults import end_tokens
+from conflayers.compare import transformers_tokens
 from conflayers.errors import InputError
 from conflayers.options import whole
 from conflayers.stats import Stats
@@ -63,24 +64,10 @@ class Transformers:
     def run(self, ids: Sequence[int], count: int) -> Answer:
         """Generate; the wall clock is read when the device has finished."""
         model, first = self.llm.model, _FirstToken(self.clock)
-        inputs = torch.tensor([list(ids)], device=model.device)
-        padding = model.generation_config.pad_token_id
         with _passes(model) as passes:
             synchronise(model.device)
             begun = self.clock()
-            outputs = model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                num_beams=1,
-                max_new_tokens=count,
-                return_dict_in_generate=False,
-                # One sequence is never padded; a token that is named keeps transformers from warning that none is.
-                pad_token_id=0 if padding is None else padding,
-                streamer=first,
-                **self._sampling(),
-                **self.settings,
-            )
-            tokens: list[int] = outputs[0, len(ids) :].tolist()
+            tokens = transformers_tokens(self.llm, ids, count, streamer=first, **self._sampling(), **self.settings)
             synchronise(model.device)
             seconds = self.clock() - begun
         return Answer(tokens, seconds, first.at - begun, self._stats(ids, tokens, passes[0], seconds))

@@ -14,7 +14,7 @@ from conflayers.bench.order import order
 from conflayers.bench.record import Difference, Record
 from conflayers.bench.results import Results
 from conflayers.bench.rows import summarise
-from conflayers.bench.subject import Subject
+from conflayers.bench.subject import Subject, room
 from conflayers.bench.values import PLAIN
 from conflayers.bench.ways import Answer, Way
 from conflayers.compare import first_difference
@@ -116,17 +116,13 @@ class Benchmark:
 
     def _fits(self, index: int, turn: int, ids: Sequence[int]) -> bool:
         """Whether there is room for an answer; where there is none, that is noted."""
-        if self._room(ids) >= 1:
+        if room(self.subject, ids) >= 1:
             return True
         sample = self.samples[index]
         if self._asked(index) > turn:
             one = {"sample": index, "data": sample.data, "id": sample.id, "turn": turn, "tokens": len(ids)}
             self.results.left_out.append(one)
         return False
-
-    def _room(self, ids: Sequence[int]) -> int:
-        """New tokens that fit behind a prompt."""
-        return self.subject.context - len(ids)
 
     def _requests(self, repeat: int) -> Iterator[Request]:
         wanted = self.results.settings["max_new_tokens"]
@@ -138,7 +134,7 @@ class Benchmark:
                 ids = self.subject.encode(said)
                 if not self._fits(index, turn, ids):
                     break
-                yield Request(index, turn, repeat, number, ids, min(wanted, self._room(ids)))
+                yield Request(index, turn, repeat, number, ids, min(wanted, room(self.subject, ids)))
                 number += 1
                 # Everybody goes on from the same answer, plain decoding's.
                 said.append(self.subject.text(self._done[PLAIN, repeat, index, turn].token_ids))
@@ -199,7 +195,7 @@ class Benchmark:
         self.tell("warming up", 0.0)
         first = next(index for index in range(len(self.samples)) if self._asked(index))
         ids = self.subject.encode(self.samples[first].turns[:1])
-        count = min(WARM_UP_TOKENS, self.results.settings["max_new_tokens"], self._room(ids))
+        count = min(WARM_UP_TOKENS, self.results.settings["max_new_tokens"], room(self.subject, ids))
         self.subject.warm_up(ids, count)
         for way in self.ways:
             way.begin()

@@ -19,7 +19,7 @@ from conflayers.bench.results import FILE, Results
 from conflayers.bench.rows import summarise
 from conflayers.bench.run import Benchmark, samples_of
 from conflayers.bench.spec import make_ways, split
-from conflayers.bench.subject import LlmSubject
+from conflayers.bench.subject import LlmSubject, room
 from conflayers.bench.values import PLAIN
 from conflayers.bench.ways import synchronise
 from conflayers.errors import InputError
@@ -120,8 +120,8 @@ class Session:
 
     def _measure_memory(self, subject: LlmSubject) -> None:
         """Peak memory of every method on the first prompt, as far as it is not known yet."""
-        ids = next(ids for sample in self.samples if self._room(ids := subject.encode(sample.turns[:1])) > 0)
-        count = min(self.asked["max_new_tokens"], self._room(ids))
+        ids = next(ids for sample in self.samples if room(subject, ids := subject.encode(sample.turns[:1])) > 0)
+        count = min(self.asked["max_new_tokens"], room(subject, ids))
         for done, name in enumerate(self.asked["methods"]):
             if name in self.results.memory:
                 continue
@@ -147,9 +147,6 @@ class Session:
         torch.cuda.reset_peak_memory_stats(device)
         way.run(ids, count)
         return float(torch.cuda.max_memory_allocated(device)) / 2**20
-
-    def _room(self, ids: Sequence[int]) -> int:
-        return self.llm.body.context - len(ids)
 
     def _keep(self) -> None:
         if self.folder is not None:

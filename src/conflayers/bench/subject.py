@@ -34,6 +34,11 @@ class Subject(Protocol):
         ...
 
 
+def room(subject: Subject, ids: Sequence[int]) -> int:
+    """New tokens that fit behind a prompt."""
+    return subject.context - len(ids)
+
+
 class LlmSubject:
     """A loaded model.
 

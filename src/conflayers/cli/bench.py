@@ -44,40 +44,43 @@ app.command("report")(report)
 app.command("compare")(compare)
 
 
+Methods = Annotated[
+    str,
+    typer.Option(metavar="A,B,C", help="Methods, each with options as NAME:OPTION=VALUE; see `conflayers methods`."),
+]
+Sweep = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Add the rows of a sweep.")]
+Data = Annotated[str, typer.Option(metavar="A,B", help="Data sets by name or JSONL file, one after the other.")]
+Folder = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Keep the results there, and go on from there.")
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Prompts of each data set.")]
+NewTokens = Annotated[int, typer.Option(min=1, metavar="N", help="Of each answer, at most.")]
+Repeat = Annotated[int, typer.Option(min=1, metavar="R", help="Times that all of it is run.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Methods forget after every request what they learnt.")]
+Turns = Annotated[bool, typer.Option("--turns", help="All turns of dialogues, not only the first.")]
+RunCode = Annotated[bool, typer.Option("--run-code", help="Run the programs the model writes, for pass@1. No sandbox.")]
+Memory = Annotated[bool, typer.Option("--memory/--no-memory", help="Peak memory, by one more request of each method.")]
+
+
 @app.command("run")
 def run(
     model: arg.Model,
-    methods: Annotated[
-        str,
-        typer.Option(
-            metavar="A,B,C", help="Methods, each with options as NAME:OPTION=VALUE; see `conflayers methods`."
-        ),
-    ] = "",
-    sweep: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Add the rows of a sweep.")] = None,
-    data: Annotated[
-        str, typer.Option(metavar="A,B", help="Data sets by name or JSONL file, one after the other.")
-    ] = "prompts",
-    folder: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Keep the results there, and go on from there.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Prompts of each data set.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N")] = 128,
-    repeat: Annotated[int, typer.Option(min=1, metavar="R", help="Times that all of it is run.")] = 1,
+    methods: Methods = "",
+    sweep: Sweep = None,
+    data: Data = "prompts",
+    folder: Folder = None,
+    limit: Limit = None,
+    max_new_tokens: NewTokens = 128,
+    repeat: Repeat = 1,
     dtype: arg.LoadDtype = arg.Dtype.auto,
     device: arg.Device = None,
     threads: arg.Threads = None,
     temperature: arg.Temperature = None,
     seed: arg.Seed = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Methods forget after every request what they learnt.")
-    ] = False,
-    turns: Annotated[bool, typer.Option("--turns", help="All turns of dialogues, not only the first.")] = False,
-    run_code: Annotated[
-        bool, typer.Option("--run-code", help="Run the programs the model writes, for pass@1. No sandbox.")
-    ] = False,
-    memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Peak memory, in a process for each method.")
-    ] = True,
+    fresh: Fresh = False,
+    turns: Turns = False,
+    run_code: RunCode = False,
+    memory: Memory = True,
     chat: arg.Chat = None,
     trust_remote_code: arg.TrustRemoteCode = False,
     revision: arg.Revision = None,
@@ -87,14 +90,12 @@ def run(
     Plain decoding is always among them. Search time counts, and ratios are ratios of totals. With --out an interrupted
     benchmark goes on where it was, and --repeat adds to what is there.
     """
-    from conflayers.bench.data import read_all
     from conflayers.bench.spec import expand
 
-    names = expand(methods or ("" if sweep else METHODS), sweep or ())
     if seed is not None and not temperature:
         raise InputError("--seed needs sampling: set a --temperature above 0")
     asked = {
-        "methods": names,
+        "methods": expand(methods or ("" if sweep else METHODS), sweep or ()),
         "limit": limit,
         "max_new_tokens": max_new_tokens,
         "repeat": repeat,
@@ -105,21 +106,29 @@ def run(
         "chat": chat,
         "run_code": run_code,
     }
-    sets = read_all((source.strip() for source in data.split(",")), limit)
-    _check_folder(folder)
     loading = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code, "revision": revision}
-    llm = load_model(model, threads, **loading)
+    results = benchmark({"source": model, **loading}, threads, data, asked, folder, memory)
+    _show(results, folder)
+
+
+def benchmark(
+    loading: dict[str, Any], threads: int | None, data: str, asked: dict[str, Any], folder: Path | None, memory: bool
+) -> "Results":
+    """Load what is asked for and run it, with a bar where somebody is watching."""
+    from conflayers.bench.data import read_all
+
+    sets = read_all((source.strip() for source in data.split(",")), asked["limit"])
+    _check_folder(folder)
+    llm = load_model(threads=threads, **loading)
     from conflayers.bench.session import Session
 
     with progress_bar() as tell:
-        session = Session(llm, {"source": model, **loading}, sets, asked, folder, note, tell)
         try:
-            results = session.run(memory)
+            return Session(llm, loading, sets, asked, folder, note, tell).run(memory)
         except KeyboardInterrupt:
             if folder is not None and (folder / "results.json").exists():
                 note(f"interrupted; what has been done is in {folder}. The same command goes on from there")
             raise
-    _show(results, folder)
 
 
 def _check_folder(folder: Path | None) -> None:

@@ -7,23 +7,37 @@ from conflayers.cli.console import out, print_json
 
 
 def run(as_json: Json = False) -> None:
-    """List the methods with their options."""
+    """List the methods with their options, and what `conflayers bench` knows beside them."""
+    from conflayers.bench.peers import PEERS, summary
+    from conflayers.bench.sweeps import SWEEPS
     from conflayers.method_options import COMMON_OPTIONS
     from conflayers.methods import DRAFTER_OPTIONS, METHODS
 
     common = COMMON_OPTIONS | DRAFTER_OPTIONS
     options = {name: {**(common if entry.drafts else {}), **entry.options} for name, entry in METHODS.items()}
     if as_json:
-        rows = [
+        listed = [
             {"name": name, "summary": entry.summary, "source": entry.source, "options": options[name]}
             for name, entry in METHODS.items()
         ]
-        print_json({"methods": rows})
+        peers = [{"name": name, "summary": summary(name)} for name in PEERS]
+        sweeps = [{"name": name, "question": one.question, "methods": one.methods} for name, one in SWEEPS.items()]
+        print_json({"methods": listed, "peers": peers, "sweeps": sweeps})
         return
     for name, entry in METHODS.items():
         source = f" ({entry.source})" if entry.source else ""
         out().print(f"{name}: {entry.summary}{source}")
-        listed = Table(box=None, show_header=False, padding=(0, 2))
-        for option, meaning in options[name].items():
-            listed.add_row(option, meaning)
-        out().print(listed, soft_wrap=False)
+        out().print(_table(options[name]), soft_wrap=False)
+    for title, rows in (
+        ("beside these in `conflayers bench --methods`", {name: summary(name) for name in PEERS}),
+        ("rows that `conflayers bench --sweep` adds", {name: one.question for name, one in SWEEPS.items()}),
+    ):
+        out().print(f"{title}:")
+        out().print(_table(rows), soft_wrap=False)
+
+
+def _table(meanings: dict[str, str]) -> Table:
+    drawn = Table(box=None, show_header=False, padding=(0, 2))
+    for name, meaning in meanings.items():
+        drawn.add_row(name, meaning)
+    return drawn

@@ -65,11 +65,6 @@ class Shortlist:
         wanted = (share * 2 * (self.layers - 2) for share in SWEEP)
         self._sweep = list(dict.fromkeys(int(np.abs(sizes - size).argmin()) for size in wanted))
 
-    @property
-    def looked_at(self) -> int:
-        """Candidates looked at."""
-        return int((self.tried > 0).sum())
-
     def count(self, plan: Plan, agreed: float, nearly: float, tried: int, now: int) -> None:
         """A look, when the task had `now` tokens: of the last `tried` the candidate named `agreed`, others `nearly`."""
         at = self._order.index(plan)
