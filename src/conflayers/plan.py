@@ -3,34 +3,41 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from conflayers.errors import PlanError
 from conflayers.files import write_whole
 
-FORMAT = 1
+FORMAT = 2
 MAX_FILE_BYTES = 1 << 20
+# Of what runs: as the model is, or a view of lower precision.
+WHOLE = "whole"
+PRECISIONS = (WHOLE, "int8", "int4")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The sublayers to skip, by layer index from 0. `FULL` skips nothing.
+    """The sublayers to skip, by layer index from 0, and the precision of what runs. `FULL` is the whole model.
 
     Attributes:
         attention: layers whose attention is skipped.
         mlp: layers whose MLP (or mixture of experts) is skipped.
+        precision: "whole" as the model is, or of the weights' view, "int8" or "int4".
 
     Raises:
-        PlanError: something else than layer numbers.
+        PlanError: something else than layer numbers, or no such precision.
     """
 
     attention: frozenset[int] = frozenset()
     mlp: frozenset[int] = frozenset()
+    precision: str = WHOLE
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
+        if self.precision not in PRECISIONS:
+            raise PlanError(f"precision must be {', '.join(map(repr, PRECISIONS))}, not {self.precision!r}")
+        for name in ("attention", "mlp"):
             indices = getattr(self, name)
             if not isinstance(indices, frozenset):
                 raise PlanError(f"{name} must be a frozenset of layer numbers, not {indices!r}")
@@ -60,9 +67,13 @@ class Plan:
         """Share of the 2 * `layers` sublayers that is skipped, 0 to 1."""
         return self.skipped / (2 * layers)
 
-    def as_dict(self) -> dict[str, list[int]]:
+    def at(self, precision: str) -> "Plan":
+        """The same sublayers in another precision."""
+        return replace(self, precision=precision)
+
+    def as_dict(self) -> dict[str, Any]:
         """The plan as in its file."""
-        return {"skip_attention": sorted(self.attention), "skip_mlp": sorted(self.mlp)}
+        return {"skip_attention": sorted(self.attention), "skip_mlp": sorted(self.mlp), "precision": self.precision}
 
     def check(self, layers: int) -> None:
         """Raise PlanError if the plan names a layer that a model of `layers` layers does not have."""
@@ -71,8 +82,9 @@ class Plan:
             raise PlanError(f"the plan skips layer {outside[0]}, but the model has layers 0 to {layers - 1}")
 
     def __str__(self) -> str:
-        if self == FULL:
-            return "skips nothing"
+        view = "" if self.precision == WHOLE else f" ({self.precision})"
+        if not self.skipped:
+            return f"skips nothing{view}"
         parts = [
             (name, sorted(indices))
             for name, indices in (
@@ -82,7 +94,7 @@ class Plan:
             )
             if indices
         ]
-        return "skips " + "; ".join(f"{name} {', '.join(map(str, indices))}" for name, indices in parts)
+        return "skips " + "; ".join(f"{name} {', '.join(map(str, indices))}" for name, indices in parts) + view
 
 
 FULL = Plan()
@@ -180,10 +192,10 @@ def read_plan(document: Mapping[str, Any], model: ModelIdentity, path: str | os.
     Raises:
         PlanError: as `load_plan`.
     """
-    expected = {"format", "model", "skip_attention", "skip_mlp", "provenance"}
-    _same_keys(path, "the plan", set(document), expected)
-    if type(document["format"]) is not int or document["format"] != FORMAT:
+    expected = {"format", "model", "skip_attention", "skip_mlp", "precision", "provenance"}
+    if "format" in document and (type(document["format"]) is not int or document["format"] != FORMAT):
         raise PlanError(f"{path} has plan format {document['format']!r}; this version reads format {FORMAT}")
+    _same_keys(path, "the plan", set(document), expected)
     if not isinstance(document["model"], dict):
         raise PlanError(f"{path} does not describe its model: 'model' must be an object")
     wanted = asdict(model)
@@ -194,7 +206,8 @@ def read_plan(document: Mapping[str, Any], model: ModelIdentity, path: str | os.
                 f"{path} was made for another model: its {key} is {document['model'][key]!r}, "
                 f"this model's is {value!r}; search again for this model"
             )
-    plan = Plan(*(_indices(path, document, key) for key in ("skip_attention", "skip_mlp")))
+    attention, mlp = (_indices(path, document, key) for key in ("skip_attention", "skip_mlp"))
+    plan = Plan(attention, mlp, document["precision"])
     plan.check(model.layers)
     return plan
 

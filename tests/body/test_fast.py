@@ -129,7 +129,7 @@ def test_no_weight_exists_twice() -> None:
         assert torch.equal(parameter, before[name])
     attention = model.model.layers[1].self_attn
     storages = {module.weight.untyped_storage().data_ptr() for module in (attention.q_proj, attention.k_proj)}
-    assert storages == {again._layers[1].qkv.weight.untyped_storage().data_ptr()}
+    assert storages == {again._weights.plain.layers[1].qkv.weight.untyped_storage().data_ptr()}
     # Changed in place, a weight is changed for both.
     again.reserve(ROOM)
     with torch.no_grad():

@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+# Attention sums over the rows it is given in blocks; in multiples of this many rows, what stands behind the last one
+# that counts does not change how those before it are summed.
+STEP = 32
+
 
 class PositionedLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one attention layer, written at the owner's current position.
@@ -25,9 +29,10 @@ class PositionedLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocate both buffers for the owner's capacity, in the shape, dtype and device of the first states."""
-        rows = self.owner.capacity
-        self.keys = key_states.new_empty((*key_states.shape[:2], rows, key_states.shape[3]))
-        self.values = value_states.new_empty((*value_states.shape[:2], rows, value_states.shape[3]))
+        rows = self.owner.rows
+        # Zeros: who reads rows behind the last, masked, must not meet what is no number.
+        self.keys = key_states.new_zeros((*key_states.shape[:2], rows, key_states.shape[3]))
+        self.values = value_states.new_zeros((*value_states.shape[:2], rows, value_states.shape[3]))
         self.is_initialized = True
 
     def update(
@@ -48,7 +53,8 @@ class PositionedLayer(CacheLayerMixin):  # type: ignore[misc]
         end = start + key_states.shape[2]
         self.keys[:, :, start:end] = key_states
         self.values[:, :, start:end] = value_states
-        return self.keys[:, :, first:end], self.values[:, :, first:end]
+        seen = slice(first, self.owner.rounded(end))
+        return self.keys[:, :, seen], self.values[:, :, seen]
 
     def _first_visible(self) -> int:
         return 0 if self.window is None else max(self.owner.length - self.owner.back - self.window + 1, 0)
@@ -80,7 +86,26 @@ class PositionedCache(Cache):  # type: ignore[misc]
         self.capacity = capacity
         self.is_aside = False
         self.back = 0
+        self.step = 1
         super().__init__(layers=[PositionedLayer(self, window) for window in windows])
+
+    @property
+    def rows(self) -> int:
+        """Rows that every layer has: the capacity, and as many more as a reader of whole steps may see."""
+        return -(-self.capacity // STEP) * STEP
+
+    def rounded(self, end: int) -> int:
+        """The rows returned to a reader of the first `end`: up to the next whole `step`."""
+        return -(-end // self.step) * self.step
+
+    @contextmanager
+    def in_steps(self) -> Iterator[None]:
+        """Let layers return rows up to the next multiple of `STEP` inside; those behind the last are to be masked."""
+        self.step = STEP
+        try:
+            yield
+        finally:
+            self.step = 1
 
     def check_room(self, tokens: int) -> None:
         """Raise IndexError if `tokens` more would not fit."""

@@ -10,7 +10,7 @@ left to it. The self-test compares with the model's own forward at every load.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,13 @@ from transformers import PreTrainedModel
 from conflayers.body.anatomy import Anatomy
 from conflayers.body.cache import PositionedLayer
 from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace
-from conflayers.body.linears import hooks_of, owned, single
-from conflayers.body.llama import FastLayer, read_layer, why_not
+from conflayers.body.linears import hooks_of
+from conflayers.body.llama import FastLayer, why_not
 from conflayers.body.portable import PortableBody
-from conflayers.body.trees import text_mask
+from conflayers.body.steady import MOST_ROWS
+from conflayers.body.trees import later_mask, text_mask
+from conflayers.body.views import VIEWS
+from conflayers.body.weights import Form, Weights, read_weights
 from conflayers.plan import FULL, Plan
 
 
@@ -52,9 +55,11 @@ class FastBody(PortableBody):
 
     kind = "fast"
 
-    def __init__(self, model: PreTrainedModel, anatomy: Anatomy | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy | None = None, layout: str = "auto") -> None:
         super().__init__(model, anatomy)
         config: Any = model.config
+        self.layout = layout
+        self._windows = set(self.anatomy.windows)
         self._plan = FULL
         self._step: Step | None = None
         self._branches = 1
@@ -62,28 +67,56 @@ class FastBody(PortableBody):
         self._width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._eps = config.rms_norm_eps
         self._hidden = (config.hidden_size,)
-        self._layers: list[FastLayer] = []
+        self._weights: Weights | None = None
         self._addresses: tuple[int, ...] = ()
         self._hooks: list[Mapping[int, Any]] = []
-        self._cos = self._sin = torch.empty(0)
+        self._cos = self._sin = self._later = torch.empty(0)
         self._read_weights()
 
     @property
     def fast(self) -> bool:
         """Whether passes are this body's own; else, since the model was changed, the portable body's."""
-        return bool(self._layers) and not any(self._hooks)
+        return self._weights is not None and not any(self._hooks)
+
+    @property
+    def steady(self) -> bool:
+        """Whether a chain of up to `steady.MOST_ROWS` tokens has the logits of one-token passes, bit for bit.
+
+        Only with full attention: where a layer sees a window, its rows begin at another one for every token.
+        """
+        return self._weights is not None and self._weights.steady and self._windows == {None} and self.fast
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Precisions besides the whole that drafts can have."""
+        return tuple(name for name, why in self.why_not_precise().items() if why is None)
+
+    def why_not_precise(self) -> dict[str, str | None]:
+        """By precision, why drafts cannot have it, in words; None where they can."""
+        if self._weights is None or not self.fast:
+            return super().why_not_precise()
+        return {precision: self._weights.why_not(precision) for precision in VIEWS}
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory held beside the model's own weights and the cache."""
+        return self._weights.extra_bytes if self._weights is not None else 0
+
+    def prepare(self, plan: Plan) -> None:
+        """Make what drafts by `plan` need, which else is made by the first of them."""
+        if self._weights is not None and self.fast:
+            self._weights.form(plan.precision)
 
     def _read_weights(self) -> None:
         """Look at the model as it is now: somebody may have exchanged weights, or added adapters or hooks."""
         model: Any = self.model
         addresses = tuple(parameter.data_ptr() for parameter in model.parameters())
         if why_not(model) is not None:
-            self._layers, self._addresses = [], ()
+            self._weights, self._addresses = None, ()
         elif addresses != self._addresses:
-            self._layers = [read_layer(layer) for layer in model.model.layers]
-            self._norm = owned(model.model.norm.weight)
-            self._head, embedding = single(model.lm_head), model.model.embed_tokens.weight
-            self._embedding = self._head.weight if embedding is model.lm_head.weight else owned(embedding)
+            # The old ones are let go before new ones are made.
+            self._weights = None
+            self._weights = read_weights(model, self.layout)
             self._addresses = tuple(parameter.data_ptr() for parameter in model.parameters())
             # Who listens in the middle of a request is heard from the next pass on.
             self._hooks = [hooks for module in model.modules() for hooks in hooks_of(module)]
@@ -92,21 +125,24 @@ class FastBody(PortableBody):
         """See `contract.Body.reserve`."""
         self._read_weights()
         super().reserve(capacity)
-        if len(self._cos) < self._cache.capacity:
-            self._rotations(self._cache.capacity)
+        if len(self._cos) < self._cache.rows:
+            self._tables(self._cache.rows)
 
-    def _rotations(self, count: int) -> None:
-        """A table of the model's own rotations. The sine carries the sign, so that one roll does the rest."""
+    def _tables(self, count: int) -> None:
+        """The model's own rotations of so many positions, and what texts take their masks from."""
         model: Any = self.model
         positions = torch.arange(count, device=model.device)[None]
-        cos, sin = model.model.rotary_emb(self._embedding[:1], positions)
+        cos, sin = model.model.rotary_emb(model.model.norm.weight[:1], positions)
+        # The sine carries the sign, so that one roll does the rest.
         self._cos, half = cos[0], sin.shape[-1] // 2
         self._sin = torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
+        self._later = later_mask(MOST_ROWS, count, model.dtype).to(model.device)
 
     @contextmanager
     def running(self, plan: Plan) -> Iterator[None]:
         """Inside this context `forward` leaves out what `plan` skips."""
         plan.check(self.layers)
+        self.check_precision(plan)
         before, self._plan = self._plan, plan
         try:
             yield
@@ -123,11 +159,23 @@ class FastBody(PortableBody):
         if not self.fast or arguments.keys() - {"input_ids", "position_ids", "attention_mask"}:
             with super().running(self._plan):
                 return super()._run(arguments, count, wanted, record)
-        states = functional.embedding(arguments["input_ids"][0], self._embedding)
-        seen = self._seen(arguments["position_ids"][0], arguments["attention_mask"], count)
+        assert self._weights is not None
+        form = self._weights.form(self._plan.precision)
+        states = functional.embedding(arguments["input_ids"][0], self._weights.embedding)
         kept = min(record, count)
         trace = Trace([], [])
-        for index, layer in enumerate(self._layers):
+        # A draft need not be steady.
+        whole = self._plan == FULL and self.steady and not self._cache.is_aside
+        with self._cache.in_steps() if whole else nullcontext():
+            states = self._through(form, states, self._seen(arguments, count), kept, trace)
+        if not self._cache.is_aside:
+            self._cache.advance(count)
+        normed = functional.rms_norm(states[-wanted:], self._hidden, self._weights.norm, self._eps)
+        return Pass(form.head(normed), trace if kept else None)
+
+    def _through(self, form: Form, states: torch.Tensor, seen: _Seen, kept: int, trace: Trace) -> torch.Tensor:
+        """States [tokens, hidden] through all layers that run; of what they add, the last `kept` rows are traced."""
+        for index, layer in enumerate(form.layers):
             if self._step is not None:
                 states = self._stepped(index, layer, states, seen)
                 continue
@@ -141,25 +189,37 @@ class FastBody(PortableBody):
                 states = states + added
                 if kept:
                     trace.mlp.append(added[-kept:].clone())
-        if not self._cache.is_aside:
-            self._cache.advance(count)
-        return Pass(self._logits(states[-wanted:]), trace if kept else None)
+        return states
 
-    def _seen(self, positions: torch.Tensor, mask: Masks, count: int) -> _Seen:
+    def _seen(self, arguments: Mapping[str, Any], count: int) -> _Seen:
         """What attention needs beside states: the rotation, and what to add to the scores by sliding window."""
+        positions, mask = arguments["position_ids"][0], arguments["attention_mask"]
         cos, sin = self._cos[positions, None], self._sin[positions, None]
-        # A prompt is the kernel's own case, and one token sees all that the cache returns.
+        # A prompt is the kernel's own case.
         whole = mask is None and self._cache.length == 0 and count > 1
-        group, found = self._heads // self._kv_heads, {}
-        for window in set(self.anatomy.windows) if mask is not None or count > 1 else ():
-            if whole and window is None:
-                continue
-            if mask is None:
-                one = text_mask(count, self._cache.length, window, self.model.dtype).to(self.model.device)
-            else:
-                one = mask if isinstance(mask, torch.Tensor) else mask[self._kind(window)]
-            found[window] = one[0, 0].repeat(group, 1)
+        found = {}
+        for window in self._windows - {None} if whole else self._windows:
+            # Outside of whole steps, one token sees all that the cache returns.
+            if mask is not None or count > 1 or self._cache.step > 1:
+                found[window] = self._bias(window, mask, count)
         return _Seen(cos, sin, found, whole)
+
+    def _bias(self, window: int | None, mask: Masks, count: int) -> torch.Tensor:
+        """What to add to the scores, [query heads of one key-value head * tokens, columns]."""
+        length, group = self._cache.length, self._heads // self._kv_heads
+        columns = self._cache.rounded(length + count)
+        if mask is not None:
+            one = (mask if isinstance(mask, torch.Tensor) else mask[self._kind(window)])[0, 0]
+            # Nobody sees rows behind the last.
+            if behind := columns - length - count if self._cache.step > 1 else 0:
+                one = functional.pad(one, (0, behind), value=torch.finfo(one.dtype).min)
+        elif window is None and count <= MOST_ROWS:
+            one = self._later[:count, self._later.shape[1] // 2 - length :][:, :columns]
+        else:
+            one = text_mask(count, length, window, self.model.dtype)[0, 0].to(self.model.device)
+            if columns > one.shape[1] and window is None:
+                one = functional.pad(one, (0, columns - one.shape[1]), value=torch.finfo(one.dtype).min)
+        return one.repeat(group, 1) if count > 1 else one
 
     def _kind(self, window: int | None) -> str:
         return self.anatomy.kinds[self.anatomy.windows.index(window)]
@@ -223,6 +283,3 @@ class FastBody(PortableBody):
         """What the MLP adds to states [tokens, hidden]."""
         gate, up = layer.gate_up(functional.rms_norm(states, self._hidden, layer.mlp_norm, self._eps)).chunk(2, -1)
         return layer.down(functional.silu(gate) * up)
-
-    def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        return self._head(functional.rms_norm(states, self._hidden, self._norm, self._eps))

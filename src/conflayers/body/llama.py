@@ -1,14 +1,15 @@
 """The weights of a model of the Llama family, read for the fast body; and whether a model is exactly that."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from conflayers.body.linears import Linear, joined, listened_to, owned, plain, single
+from conflayers.body.linears import joined, listened_to, owned, plain, single
+from conflayers.body.views import Product
 
 FAMILY = {
     "LlamaForCausalLM",
@@ -37,14 +38,18 @@ class FastLayer:
     """
 
     norm: torch.Tensor
-    qkv: Linear
-    out: Linear
+    qkv: Product
+    out: Product
     mlp_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: Product
+    down: Product
     q_norm: torch.Tensor | None
     k_norm: torch.Tensor | None
     rotated: bool
+
+    def with_products(self, qkv: Product, out: Product, gate_up: Product, down: Product) -> "FastLayer":
+        """The same with other products."""
+        return replace(self, qkv=qkv, out=out, gate_up=gate_up, down=down)
 
 
 def why_not(model: PreTrainedModel) -> str | None:

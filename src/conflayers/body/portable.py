@@ -17,8 +17,8 @@ from conflayers.body.multimodal import nothing_noted, prompt_arguments
 from conflayers.body.switch import Replacement, forwards_replaced, listening, passing, put_back, silent
 from conflayers.body.trees import depths, replay_mask, tree_mask
 from conflayers.body.walk import walk
-from conflayers.errors import InputError
-from conflayers.plan import ModelIdentity, Plan
+from conflayers.errors import InputError, PlanError
+from conflayers.plan import PRECISIONS, WHOLE, ModelIdentity, Plan
 
 
 def refuse_training(model: PreTrainedModel) -> None:
@@ -197,11 +197,40 @@ class PortableBody:
             PlanError: the plan names a layer the model lacks.
         """
         plan.check(self.layers)
+        self.check_precision(plan)
         replacements: list[Replacement] = [passing(self.anatomy.layers[index].layer) for index in plan.whole_layers]
         replacements += [silent(self.anatomy.layers[index].attention) for index in plan.attention - plan.mlp]
         replacements += [silent(part) for index in plan.mlp - plan.attention for part in self.anatomy.layers[index].mlp]
         with forwards_replaced(replacements):
             yield
+
+    @property
+    def steady(self) -> bool:
+        """Whether a chain's logits are those of one-token passes, bit for bit: nobody knows of a model's own."""
+        return False
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Precisions besides the whole that drafts can have."""
+        return ()
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory held beside the model's own weights and the cache."""
+        return 0
+
+    def why_not_precise(self) -> dict[str, str | None]:
+        """By precision, why drafts cannot have it, in words; None where they can."""
+        why = "the portable body runs the model's own modules, in their own precision"
+        return dict.fromkeys((name for name in PRECISIONS if name != WHOLE), why)
+
+    def check_precision(self, plan: Plan) -> None:
+        """Raise PlanError if drafts cannot have the plan's precision here."""
+        if plan.precision != WHOLE and (why := self.why_not_precise()[plan.precision]):
+            raise PlanError(f"the plan drafts in {plan.precision}, which this model cannot here: {why}")
+
+    def prepare(self, plan: Plan) -> None:
+        """Make what drafts by `plan` need, which else is made by the first of them."""
 
     def put_back(self) -> None:
         """Switch on whatever an interrupt left switched off."""

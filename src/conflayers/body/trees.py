@@ -54,6 +54,13 @@ def text_mask(tokens: int, length: int, window: int | None, dtype: torch.dtype) 
     return _additive(sees, dtype)
 
 
+def later_mask(rows: int, capacity: int, dtype: torch.dtype) -> torch.Tensor:
+    """What texts take their masks from, [rows, 2 * capacity]: the mask of `tokens` behind `length` cached ones over
+    `columns`, without a window, is [:tokens, capacity - length :][:, :columns]."""
+    behind = torch.arange(2 * capacity)[None] > capacity + torch.arange(rows)[:, None]
+    return torch.zeros(behind.shape, dtype=dtype).masked_fill_(behind, torch.finfo(dtype).min)
+
+
 def replay_mask(tokens: int, length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
     """For the last `tokens` of a text of `length`, run once more behind it, each for itself; as `tree_mask`.
 

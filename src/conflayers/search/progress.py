@@ -124,7 +124,7 @@ def _read(document: dict[str, Any], layers: int) -> dict[str, Any]:
     def plan(value: Any) -> Plan | None:
         if value is None:
             return None
-        found = Plan(frozenset(value["skip_attention"]), frozenset(value["skip_mlp"]))
+        found = Plan(frozenset(value["skip_attention"]), frozenset(value["skip_mlp"]), value["precision"])
         found.check(layers)
         return found
 

@@ -1,0 +1,139 @@
+"""The same matrices in other forms: laid out for the processor, or as whole numbers of 8 or 4 bits.
+
+A view belongs to a draft, whose mistakes the whole model corrects; the target's own products keep every bit. Where an
+operator or a shape is missing, the view is not offered, and nobody has to know why to go on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+from conflayers.body.linears import Linear
+
+INT8, INT4 = "int8", "int4"
+# Weights that share a scale and a lowest value.
+GROUP = 32
+# Rows that passes are most often over: what a packed layout is made for.
+USUAL_ROWS = 8
+# A view must be this close to its matrix in the cosine of what both put out: else the operator is not what it seems.
+CLOSE = 0.9
+
+
+class Product(Protocol):
+    """A matrix to multiply with: states [tokens, in] to [tokens, out]."""
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """States [tokens, in] to [tokens, out]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The same numbers, laid out once the way the processor's kernel reads them. To the bit what `Linear` puts out."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    bytes: int
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """See `Product`."""
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """Whole numbers of 8 bits, one scale a row."""
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor | None
+    bytes: int
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """See `Product`."""
+        out = torch.ops.aten._weight_int8pack_mm(states.to(self.scale.dtype), self.weight, self.scale)
+        return _finished(out, self.bias, states)
+
+
+@dataclass(frozen=True, slots=True)
+class Int4:
+    """Whole numbers of 4 bits in groups along the input, with a scale and a lowest value each."""
+
+    weight: torch.Tensor
+    scales: torch.Tensor
+    bias: torch.Tensor | None
+    bytes: int
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """See `Product`."""
+        out = torch.ops.aten._weight_int4pack_mm_for_cpu(states.to(self.scales.dtype), self.weight, GROUP, self.scales)
+        return _finished(out, self.bias, states)
+
+
+def _finished(out: torch.Tensor, bias: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
+    # The kernels are fast in bfloat16 alone, whatever the model computes in.
+    out = out.to(states.dtype)
+    return out if bias is None else out + bias
+
+
+def pack(linear: Linear) -> Packed:
+    """A bfloat16 matrix on the CPU, laid out for its kernel."""
+    laid_out = torch.ops.mkldnn._reorder_linear_weight(linear.weight, USUAL_ROWS)
+    return Packed(laid_out, linear.bias, _size(linear.weight))
+
+
+def _int8(linear: Linear) -> Int8:
+    weight = linear.weight.float()
+    scale = (weight.abs().amax(1, keepdim=True) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
+    whole = weight.div_(scale) if weight is not linear.weight else weight / scale
+    rounded = whole.round_().to(torch.int8)
+    scales = scale.squeeze(1).to(torch.bfloat16)
+    return Int8(rounded, scales, linear.bias, _size(rounded, scales))
+
+
+def _int4(linear: Linear) -> Int4:
+    groups = linear.weight.float().view(len(linear.weight), -1, GROUP)
+    low, high = groups.aminmax(dim=-1)
+    scale = ((high - low) / 15).clamp_(min=1e-6)
+    rounded = ((groups - low[..., None]) / scale[..., None]).round_().clamp_(0, 15)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(rounded.view(linear.weight.shape).int(), 1)
+    # The kernel's numbers are centred on 8.
+    scales = torch.stack([scale, low + scale * 8], -1).transpose(0, 1).contiguous().to(torch.bfloat16)
+    return Int4(packed, scales, linear.bias, _size(packed, scales))
+
+
+def _size(*tensors: torch.Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+VIEWS: dict[str, Callable[[Linear], Int8 | Int4]] = {INT8: _int8, INT4: _int4}
+
+
+def view(linear: Linear, precision: str) -> Int8 | Int4:
+    """A matrix in `precision`, one of `VIEWS`."""
+    return VIEWS[precision](linear)
+
+
+@torch.no_grad()
+def why_not_view(linear: Linear, precision: str) -> str | None:
+    """Why a matrix cannot be had in a precision here, in words; None if it can.
+
+    A few of its rows are tried: operators differ by device and by version of torch, and some take only some shapes.
+    """
+    weight = linear.weight[: min(64, len(linear.weight))]
+    if weight.device.type != "cpu":
+        return f"torch has no {precision} product for {weight.device.type} that is used here"
+    if precision == INT4 and (weight.shape[1] % GROUP or len(linear.weight) % 16):
+        return f"int4 takes matrices in groups of {GROUP}, and one is {tuple(linear.weight.shape)}"
+    states = torch.randn(1, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    try:
+        found = view(Linear(weight, None), precision)(states)
+    except (RuntimeError, NotImplementedError) as error:
+        return f"torch cannot: {str(error).splitlines()[0]}"
+    wanted = functional.linear(states, weight)
+    close = float(functional.cosine_similarity(found.float(), wanted.float()))
+    return None if close >= CLOSE else f"its {precision} product is off (cosine {close:.2f})"

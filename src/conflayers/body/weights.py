@@ -1,0 +1,180 @@
+"""A model's weights in the forms that passes use: the target's own, and views of lower precision for drafts."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psutil
+import torch
+from transformers import PreTrainedModel
+
+from conflayers.body.linears import Linear, owned, single
+from conflayers.body.llama import FastLayer, read_layer
+from conflayers.body.steady import steady
+from conflayers.body.views import Product, pack, view, why_not_view
+from conflayers.errors import InputError
+from conflayers.plan import WHOLE
+
+LAYOUTS = ("auto", "plain", "packed")
+# A layout has to be faster by this factor to be worth a second copy of the weights,
+WORTH = 1.1
+# ... which may take this share of the memory that is free.
+SHARE_OF_MEMORY = 0.5
+# Both layouts are timed on the first matrices of so many bytes, more than the processor keeps near itself,
+SAMPLE_BYTES = 64 << 20
+# ... with these numbers of rows, so many times.
+SAMPLE_ROWS, SAMPLE_RUNS = (1, 8), 5
+PRODUCTS = ("qkv", "out", "gate_up", "down")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Everything a pass multiplies with.
+
+    Attributes:
+        layers: of the decoder.
+        head: hidden states to logits.
+        bytes: held beside the model's own weights.
+    """
+
+    layers: list[FastLayer]
+    head: Product
+    bytes: int = 0
+
+    def products(self) -> Iterator[Product]:
+        """All of them, in the order of a pass."""
+        for layer in self.layers:
+            yield from (getattr(layer, name) for name in PRODUCTS)
+        yield self.head
+
+    def converted(self, convert: Callable[[Any], Product]) -> "Form":
+        """The same with every product converted."""
+        layers = [one.with_products(*(convert(getattr(one, name)) for name in PRODUCTS)) for one in self.layers]
+        form = Form(layers, convert(self.head))
+        return replace(form, bytes=self.bytes + sum(getattr(product, "bytes", 0) for product in form.products()))
+
+
+@dataclass(slots=True)
+class Weights:
+    """The weights of a model of the Llama family, as they are now.
+
+    Attributes:
+        plain: fused, and otherwise as they are.
+        target: what the whole model runs with: `plain` or laid out for the processor, and steady where it can be.
+        steady: whether every product of `target` has the same bits however many tokens there are.
+        embedding, norm: [vocabulary, hidden], [hidden].
+    """
+
+    plain: Form
+    target: Form
+    steady: bool
+    embedding: torch.Tensor
+    norm: torch.Tensor
+    _views: dict[str, Form] = field(default_factory=dict)
+    _refused: dict[str, str | None] = field(default_factory=dict)
+
+    def form(self, precision: str) -> Form:
+        """The weights in a precision; a view is made when it is first asked for, which takes a moment."""
+        if precision == WHOLE:
+            return self.target
+        if precision not in self._views:
+            self._views[precision] = self.plain.converted(lambda linear: view(linear, precision))
+        return self._views[precision]
+
+    def why_not(self, precision: str) -> str | None:
+        """Why there is no view in a precision, in words; None if there is one."""
+        if precision not in self._refused:
+            alike = {linear.weight.shape: linear for linear in _matrices(self.plain)}
+            reasons = (why for linear in alike.values() if (why := why_not_view(linear, precision)))
+            self._refused[precision] = next(reasons, None)
+        return self._refused[precision]
+
+    @property
+    def extra_bytes(self) -> int:
+        """Held beside the model's own weights, by layouts and views."""
+        return self.target.bytes + sum(form.bytes for form in self._views.values())
+
+
+def read_weights(model: PreTrainedModel, layout: str) -> Weights:
+    """The weights of `model`, which `llama.why_not` has nothing against.
+
+    Args:
+        layout: "plain", "packed" (a second copy, on the CPU in bfloat16) or "auto", which packs where it is measured
+            to be faster and half of the free memory holds the copy.
+
+    Raises:
+        InputError: they cannot be packed.
+    """
+    inside: Any = model
+    head, embedding = single(inside.lm_head), inside.model.embed_tokens.weight
+    shared = embedding is inside.lm_head.weight
+    plain = Form([read_layer(layer) for layer in inside.model.layers], head)
+    target = plain.converted(pack) if _packs(plain, layout) else plain
+    whole = _steady(target, plain)
+    return Weights(
+        plain=plain,
+        target=whole or target,
+        steady=whole is not None,
+        embedding=head.weight if shared else owned(embedding),
+        norm=owned(inside.model.norm.weight),
+    )
+
+
+def _matrices(plain: Form) -> list[Linear]:
+    return [product for product in plain.products() if isinstance(product, Linear)]
+
+
+def _packs(plain: Form, layout: str) -> bool:
+    if layout not in LAYOUTS:
+        raise InputError(f"layout must be {', '.join(map(repr, LAYOUTS[:-1]))} or {LAYOUTS[-1]!r}, not {layout!r}")
+    matrices = _matrices(plain)
+    weight = matrices[0].weight
+    able = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.enabled
+    if layout == "packed" and not able:
+        raise InputError(
+            f"weights are packed on the CPU in bfloat16, and these are {weight.dtype} on {weight.device.type}: "
+            "leave out layout='packed'"
+        )
+    if layout != "auto" or not able:
+        return layout == "packed"
+    wanted = sum(linear.weight.numel() * linear.weight.element_size() for linear in matrices)
+    return wanted <= SHARE_OF_MEMORY * psutil.virtual_memory().available and _faster_packed(matrices)
+
+
+@torch.no_grad()
+def _faster_packed(matrices: list[Linear]) -> bool:
+    """Whether the first matrices are multiplied with faster when packed."""
+    sample, held = [], 0
+    for linear in matrices:
+        sample.append(linear)
+        held += linear.weight.numel() * linear.weight.element_size()
+        if held >= SAMPLE_BYTES:
+            break
+    best = [float("inf"), float("inf")]
+    layouts: tuple[list[Any], list[Any]] = (sample, [pack(linear) for linear in sample])
+    # In turns, so that both meet the same machine.
+    for _ in range(SAMPLE_RUNS):
+        for at, products in enumerate(layouts):
+            begun = time.perf_counter()
+            for rows in SAMPLE_ROWS:
+                for linear, product in zip(sample, products, strict=True):
+                    product(linear.weight[:1].expand(rows, -1).contiguous())
+            best[at] = min(best[at], time.perf_counter() - begun)
+    return best[0] > WORTH * best[1]
+
+
+def _steady(target: Form, plain: Form) -> Form | None:
+    """The same with steady products; None where one cannot be had. Products of one shape are alike."""
+    if plain.layers[0].norm.dtype != torch.bfloat16:
+        return None
+    shapes = [linear.weight.shape for linear in _matrices(plain)]
+    made: dict[torch.Size, Callable[[Product], Product]] = {}
+    for shape, product in zip(shapes, target.products(), strict=True):
+        if shape not in made:
+            found = steady(product, shape[1], torch.bfloat16, plain.layers[0].norm.device)
+            if found is None:
+                return None
+            made[shape] = found
+    of = iter(shapes)
+    return replace(target.converted(lambda product: made[next(of)](product)), bytes=target.bytes)
