@@ -46,7 +46,14 @@ class FakeBody:
     recorded: int = 0
     fail_at: int | None = None
     trees: bool = False
+    steady: bool = False
     text_start: int = 0
+
+    def quick(self) -> tuple[str, ...]:
+        return ()
+
+    def prepare(self, plan: Plan) -> None:
+        pass
 
     @property
     def length(self) -> int:

@@ -10,7 +10,7 @@ def observe(costs: Costs, plan: Plan | None, drafted: int, draft_seconds: float,
     """A round that keeps all of a chain."""
     costs.observe(
         plan,
-        drafted=drafted,
+        steps=drafted,
         rows=drafted + 1,
         kept=drafted + 1,
         draft_seconds=draft_seconds,
@@ -88,7 +88,7 @@ def passes(costs: Costs, rows: int, seconds: float, times: int = 1) -> None:
     for _ in range(times):
         costs.observe(
             PLAN if rows > 1 else None,
-            drafted=rows - 1,
+            steps=rows - 1,
             rows=rows,
             kept=1,
             draft_seconds=0.0,

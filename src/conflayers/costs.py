@@ -93,19 +93,19 @@ class Costs:
     _unreckoned: int = 0
 
     def observe(
-        self, plan: Plan | None, *, drafted: int, rows: int, kept: int, draft_seconds: float, verify_seconds: float
+        self, plan: Plan | None, *, steps: int, rows: int, kept: int, draft_seconds: float, verify_seconds: float
     ) -> None:
         """Learn from one round. Times that a clock could not have measured are left out.
 
         Args:
             plan: what the draft skipped; None for plain decoding.
-            drafted: draft steps.
+            steps: draft steps.
             rows: tokens in the verification pass.
             kept: tokens the round added.
             draft_seconds, verify_seconds: what both took.
         """
-        if plan is not None and drafted and draft_seconds > 0:
-            self.steps.setdefault(plan, Recent()).add(draft_seconds / drafted)
+        if plan is not None and steps and draft_seconds > 0:
+            self.steps.setdefault(plan, Recent()).add(draft_seconds / steps)
         if verify_seconds > 0:
             self.passes.setdefault(rows, Recent()).add(verify_seconds)
             self.rounds.append((max(draft_seconds, 0.0) + verify_seconds, kept))

@@ -102,6 +102,7 @@ def _round(state: State, method: Method, stats: Stats, clock: Clock) -> tuple[Ro
         siblings=len(draft) - draft.chain,
         on_chain=sum(node < draft.chain for node in verdict.path),
         confidences=draft.confidences,
+        looked_up=frozenset(draft.looked_up),
     )
     stats.select_seconds += started - begun
     stats.count(state.body.layers, done)

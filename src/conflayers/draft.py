@@ -24,6 +24,7 @@ class Draft:
         parents: for each node the index of the node it follows, or `ROOT`; a node comes after its parent.
         chain: how many of the first nodes are the main chain, each following the one before.
         confidences: of the main chain's nodes, the probability the draft gave its likeliest token there, 0 to 1.
+        looked_up: nodes of the main chain that were found in the text, without a draft step.
         drawn_from: node -> the probabilities [vocabulary] its children were drawn from, without replacement and in the
             order of the nodes; empty unless tokens were drawn at random.
     """
@@ -32,6 +33,7 @@ class Draft:
     parents: list[int] = field(default_factory=list)
     chain: int = 0
     confidences: list[float] = field(default_factory=list)
+    looked_up: set[int] = field(default_factory=set)
     drawn_from: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -18,6 +18,13 @@ CONFLAYERS_OPTIONS = {
     "max_score": "'paper': the search ends at this mean acceptance (0.95)",
     "min_accepted": "'paper': ... if also more tokens than this are accepted a round (4)",
 }
+AUTO_OPTIONS = {
+    "fallback": "decode plainly where nothing pays (True)",
+    "interval": CONFLAYERS_OPTIONS["interval"],
+    "context_window": "tokens whose confidences are averaged (32)",
+    "lookup": "also look up what came after the same words before (True)",
+    "views": "also draft in lower precision, where that is faster; views of the weights take memory (True)",
+}
 # What every method that drafts takes, beside the drafter's options.
 COMMON_OPTIONS = {
     "fallback": "decode plainly where drafts and search lose time (False; True with 'conflayers' by default)"

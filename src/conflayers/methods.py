@@ -7,9 +7,10 @@ from typing import Any
 
 from conflayers.costs import Costs
 from conflayers.drafters.build import DRAFTER_OPTIONS as DRAFTER_OPTIONS
-from conflayers.drafters.build import build_drafter
+from conflayers.drafters.build import LOOKUP_OPTIONS, build_drafter, build_lookup
 from conflayers.errors import InputError
 from conflayers.method_options import (
+    AUTO_OPTIONS,
     CLASP_OPTIONS,
     COMMON_OPTIONS,
     CONFLAYERS_OPTIONS,
@@ -20,7 +21,7 @@ from conflayers.method_options import (
     VARIANTS,
 )
 from conflayers.options import NOT_HERE, yes_or_no
-from conflayers.plan import Plan
+from conflayers.plan import FULL, LOOKUP, PRECISIONS, WHOLE, Plan
 from conflayers.round import Method, Selector, check_selector
 from conflayers.selectors import clasp, conflayers, cosine, draft_verify, knapspec, swift
 from conflayers.selectors.conflayers_published import PublishedConfLayers
@@ -33,6 +34,7 @@ from conflayers.selectors.uniform import random_plan, uniform_plan
 
 Options = dict[str, Any]
 Build = Callable[[Costs, int, Plan | None, Options], Selector]
+VIEWS = tuple(name for name in PRECISIONS if name not in (WHOLE, LOOKUP.precision))
 # A confidence stop and trees as in SWIFT and ConfLayers; a chain as in CLaSp and KnapSpec.
 PUBLISHED_TREE = {"draft_length": "confidence", "tree": "paper"}
 PUBLISHED_CHAIN = {"draft_length": "confidence", "confidence_stop": 0.7, "tree": "none"}
@@ -48,6 +50,7 @@ class Entry:
         build: makes the selector from the costs, the number of layers, a plan if one is given, and the options.
         options: name -> meaning, of what `build` takes besides the drafter's options.
         drafts: whether it drafts at all, and so takes the drafter's options.
+        lookup: whether drafts are also looked up in the text.
         drafting: the drafter's options as its paper has them; where empty, the rules by measured cost.
     """
 
@@ -56,7 +59,13 @@ class Entry:
     build: Build
     options: dict[str, str] = field(default_factory=dict)
     drafts: bool = True
+    lookup: bool = False
     drafting: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def drafter_options(self) -> dict[str, str]:
+        """name -> meaning, of the drafter's options that it takes."""
+        return (LOOKUP_OPTIONS if self.lookup else DRAFTER_OPTIONS) if self.drafts else {}
 
 
 def _vanilla(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
@@ -114,6 +123,30 @@ def _conflayers(costs: Costs, layers: int, plan: Plan | None, options: Options) 
     return selector
 
 
+def _auto(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
+    fallback = options.pop("fallback", True)
+    _nothing_idle(plan, options)
+    selector = conflayers.ConfLayers(layers, fallback, costs, **{"lookup": True, "views": True, **options})
+    if plan is not None:
+        selector.keep(plan)
+    return selector
+
+
+def _lookup(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
+    if plan is not None:
+        raise InputError("method 'lookup' drafts from the text and takes no plan; use method 'auto' with it")
+    return Fixed(LOOKUP)
+
+
+def _view(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
+    if plan is not None:
+        raise InputError("method 'view' drafts with all sublayers and takes no plan; use method 'fixed' with it")
+    precision = options.pop("precision", "int8")
+    if precision not in VIEWS:
+        raise InputError(f"precision must be {' or '.join(map(repr, VIEWS))}, not {precision!r}")
+    return Fixed(FULL.at(precision))
+
+
 def _searching(selector: Callable[[int, Any], Searching], settings: Callable[..., Any]) -> Build:
     """A selector that has settings and can be told to keep a plan."""
 
@@ -134,6 +167,13 @@ def _nothing_idle(plan: Plan | None, options: Options) -> None:
 
 
 METHODS: dict[str, Entry] = {
+    "auto": Entry(
+        "whatever is measured to be fastest: earlier text, lower precision, fewer layers, or plain decoding",
+        "",
+        _auto,
+        AUTO_OPTIONS,
+        lookup=True,
+    ),
     "conflayers": Entry(
         "skips the layers of low confidence; finds out by itself which, and whether it pays",
         "arXiv 2604.14612",
@@ -187,6 +227,18 @@ METHODS: dict[str, Entry] = {
         _blind(random_plan),
         {"skip_ratio": "share of the sublayers to skip, 0 to 1 (0.4)", "plan_seed": "which ones (0)"},
     ),
+    "view": Entry(
+        "drafts with all layers in lower precision",
+        "",
+        _view,
+        {"precision": "'int8' or 'int4' ('int8')"},
+    ),
+    "lookup": Entry(
+        "drafts what came after the longest run of words that the text ends with, when it was there before",
+        "arXiv 2411.10666",
+        _lookup,
+        lookup=True,
+    ),
     "fixed": Entry("drafts by one given plan, always", "arXiv 2309.08168", _fixed),
     "vanilla": Entry("plain decoding, one token a pass", "", _vanilla, drafts=False),
 }
@@ -211,9 +263,10 @@ def build_method(name: str | Selector, layers: int, plan: Plan | None = None, /,
         plan.check(layers)
     costs = Costs(layers)
     defaults = PUBLISHED_TREE if options.get("variant") == "paper" else entry.drafting
-    drafter = build_drafter(options, costs, defaults)
+    drafter = build_lookup(options, costs) if entry.lookup else build_drafter(options, costs, defaults)
     # The default ConfLayers weighs plain decoding against every plan by itself.
-    guarded = not (name == "conflayers" and options.get("variant", "default") == "default") and _guarded(options)
+    weighs = name == "auto" or (name == "conflayers" and options.get("variant", "default") == "default")
+    guarded = not weighs and _guarded(options)
     selector = entry.build(costs, layers, plan, options)
     return Method(name, drafter, Fallback(selector, costs) if guarded else selector, costs)
 
@@ -259,7 +312,7 @@ def check_names(method: str | Selector, options: Iterable[str], others: Iterable
         return
     else:
         entry = METHODS[method]
-        allowed = {**entry.options, **(COMMON_OPTIONS | DRAFTER_OPTIONS if entry.drafts else {})}
+        allowed = {**entry.options, **(COMMON_OPTIONS | entry.drafter_options if entry.drafts else {})}
     for option in options:
         if option in allowed:
             continue

@@ -14,7 +14,8 @@ FORMAT = 2
 MAX_FILE_BYTES = 1 << 20
 # Of what runs: as the model is, or a view of lower precision.
 WHOLE = "whole"
-PRECISIONS = (WHOLE, "int8", "int4")
+NOTHING = "none"
+PRECISIONS = (WHOLE, "int8", "int4", NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Plan:
     Attributes:
         attention: layers whose attention is skipped.
         mlp: layers whose MLP (or mixture of experts) is skipped.
-        precision: "whole" as the model is, or of the weights' view, "int8" or "int4".
+        precision: "whole" as the model is, or of the weights' view, "int8" or "int4"; "none" where nothing of the model
+            runs, as in `LOOKUP`.
 
     Raises:
         PlanError: something else than layer numbers, or no such precision.
@@ -65,6 +67,8 @@ class Plan:
 
     def skip_ratio(self, layers: int) -> float:
         """Share of the 2 * `layers` sublayers that is skipped, 0 to 1."""
+        if self.precision == NOTHING:
+            return 1.0
         return self.skipped / (2 * layers)
 
     def at(self, precision: str) -> "Plan":
@@ -82,6 +86,8 @@ class Plan:
             raise PlanError(f"the plan skips layer {outside[0]}, but the model has layers 0 to {layers - 1}")
 
     def __str__(self) -> str:
+        if self == LOOKUP:
+            return "runs nothing: looks up what came after the same words before"
         view = "" if self.precision == WHOLE else f" ({self.precision})"
         if not self.skipped:
             return f"skips nothing{view}"
@@ -98,6 +104,8 @@ class Plan:
 
 
 FULL = Plan()
+# Drafts come from the text alone.
+LOOKUP = Plan(precision=NOTHING)
 
 
 @dataclass(frozen=True, slots=True)

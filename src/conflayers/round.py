@@ -64,7 +64,7 @@ class Round:
 
     Attributes:
         plan: what the draft skipped; None for plain decoding.
-        drafted: tokens of the main chain, one draft step each.
+        drafted: tokens of the main chain, one draft step each but for those looked up.
         accepted: drafted tokens accepted, a sibling included.
         kept: tokens the round added.
         draft_seconds, verify_seconds: what the draft and the verification took.
@@ -72,6 +72,7 @@ class Round:
         siblings: drafted tokens beside the main chain.
         on_chain: tokens of the main chain accepted.
         confidences: of the main chain's tokens.
+        looked_up: which of them were found in the text.
     """
 
     plan: Plan | None
@@ -84,6 +85,12 @@ class Round:
     siblings: int = 0
     on_chain: int = 0
     confidences: Sequence[float] = ()
+    looked_up: frozenset[int] = frozenset()
+
+    @property
+    def steps(self) -> int:
+        """Draft steps."""
+        return self.drafted - len(self.looked_up)
 
     @property
     def rows(self) -> int:
@@ -178,7 +185,7 @@ class Method:
         """Let every part see what the round did, the costs first: the others decide by them."""
         self.costs.observe(
             done.plan,
-            drafted=done.drafted,
+            steps=done.steps,
             rows=done.rows,
             kept=done.kept,
             draft_seconds=done.draft_seconds,

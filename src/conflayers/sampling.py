@@ -49,6 +49,10 @@ class Sampler(Protocol):
         """The draft's token after `prefix`, from its logits [vocabulary]; None where they are no numbers."""
         ...
 
+    def certain(self, token: int, size: int) -> torch.Tensor | None:
+        """The probabilities [size] that a token comes from which was not drawn; None where nobody asks for them."""
+        ...
+
     def siblings(self, proposal: Proposal, most: int, worth: Callable[[float], bool]) -> list[int]:
         """Other tokens for the same place, at most `most`, while the next is `worth` its row by its probability.
 
@@ -105,6 +109,10 @@ class Greedy(Processed):
         # Reading the two values waits for the device, once a draft step: whether to go on depends on them.
         return Proposal(int(token), float(torch.exp(best - scores.logsumexp(-1))), scores)
 
+    def certain(self, token: int, size: int) -> torch.Tensor | None:
+        """See `Sampler`."""
+        return None
+
     def siblings(self, proposal: Proposal, most: int, worth: Callable[[float], bool]) -> list[int]:
         """See `Sampler`: the next most likely ones."""
         likely = proposal.ranking.softmax(-1).topk(min(most + 1, proposal.ranking.shape[-1]))
@@ -142,6 +150,10 @@ class Sampled(Processed):
         except NumericalError:
             return None  # only the target's scores decide whether the request fails
         return Proposal(token, _confidence(logits), q, q)
+
+    def certain(self, token: int, size: int) -> torch.Tensor | None:
+        """See `Sampler`."""
+        return torch.zeros(size).index_fill_(0, torch.tensor([token]), 1.0)
 
     def siblings(self, proposal: Proposal, most: int, worth: Callable[[float], bool]) -> list[int]:
         """See `Sampler`: drawn without replacement from what the token was drawn from."""

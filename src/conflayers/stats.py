@@ -17,7 +17,8 @@ class Stats:
         new_tokens: tokens generated, the end-of-sequence token included.
         num_spec_steps: verifications of a draft; plain steps are not among them.
         num_plain_steps: passes of the whole model for a single token, after the prefill.
-        num_draft_tokens: tokens of the main chains drafted, one draft step each.
+        num_draft_tokens: tokens of the main chains drafted, one draft step each but for those looked up.
+        num_lookup_tokens: of these, found in the text without a draft step.
         num_sibling_tokens: tokens drafted beside them.
         num_accepted_draft_tokens: drafted tokens accepted, siblings included, and those that come to lie behind the
             end of the text.
@@ -37,6 +38,7 @@ class Stats:
     num_spec_steps: int = 0
     num_plain_steps: int = 0
     num_draft_tokens: int = 0
+    num_lookup_tokens: int = 0
     num_sibling_tokens: int = 0
     num_accepted_draft_tokens: int = 0
     num_accepted_sibling_tokens: int = 0
@@ -61,6 +63,7 @@ class Stats:
             return
         self.num_spec_steps += 1
         self.num_draft_tokens += done.drafted
+        self.num_lookup_tokens += len(done.looked_up)
         self.num_sibling_tokens += done.siblings
         self.num_accepted_draft_tokens += done.accepted
         self.num_accepted_sibling_tokens += done.accepted - done.on_chain
@@ -68,7 +71,7 @@ class Stats:
         self.chain_histogram[done.on_chain] += 1
         self.draft_histogram[done.drafted] += 1
         if done.plan is not None:
-            self.skipped_share += done.drafted * done.plan.skip_ratio(layers)
+            self.skipped_share += done.steps * done.plan.skip_ratio(layers)
 
     def include(self, other: "Stats") -> None:
         """Add another request's counts, seconds and decisions."""
@@ -106,8 +109,9 @@ class Stats:
 
     @property
     def skip_ratio(self) -> float:
-        """Mean share of sublayers that draft steps skipped; 0 where nothing was drafted."""
-        return self.skipped_share / self.num_draft_tokens if self.num_draft_tokens else 0.0
+        """Mean share of sublayers that draft steps skipped; 0 where there were none."""
+        steps = self.num_draft_tokens - self.num_lookup_tokens
+        return self.skipped_share / steps if steps else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain values for JSON."""

@@ -61,8 +61,8 @@ def costs(*, step: float, row: float, token: float) -> Costs:
     """A plain step of 10, draft steps of `step`, rows of `row`, and tokens that cost `token` at present."""
     found = Costs(layers=4)
     for _ in range(3):
-        found.observe(None, drafted=0, rows=1, kept=1, draft_seconds=0.0, verify_seconds=10.0)
-        found.observe(PLAN, drafted=4, rows=5, kept=5, draft_seconds=4 * step, verify_seconds=10.0 + 4 * row)
+        found.observe(None, steps=0, rows=1, kept=1, draft_seconds=0.0, verify_seconds=10.0)
+        found.observe(PLAN, steps=4, rows=5, kept=5, draft_seconds=4 * step, verify_seconds=10.0 + 4 * row)
     found.token_seconds = token
     return found
 

@@ -62,10 +62,10 @@ def test_drawn_siblings_are_distinct_and_possible(kind, seed):
 def measured(row: float) -> Costs:
     costs = Costs(layers=4)
     for _ in range(3):
-        costs.observe(None, drafted=0, rows=1, kept=1, draft_seconds=0.0, verify_seconds=10.0)
+        costs.observe(None, steps=0, rows=1, kept=1, draft_seconds=0.0, verify_seconds=10.0)
         for rows in (3, 5):
             seconds = 10.0 + (rows - 1) * row
-            costs.observe(PLAN, drafted=4, rows=rows, kept=5, draft_seconds=20.0, verify_seconds=seconds)
+            costs.observe(PLAN, steps=4, rows=rows, kept=5, draft_seconds=20.0, verify_seconds=seconds)
     costs.token_seconds = 10.0
     return costs
 

@@ -30,7 +30,7 @@ class Machine:
             done = Round(plan, 2, accepted, accepted + 1, 2 * self.draft, self.verify, None)
         self.contest.costs.observe(
             plan,
-            drafted=done.drafted,
+            steps=done.steps,
             rows=done.rows,
             kept=done.kept,
             draft_seconds=done.draft_seconds,

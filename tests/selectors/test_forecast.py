@@ -10,7 +10,7 @@ from conflayers.selectors.forecast import LEAST_STEP, ROW, Savings, draft_steps,
 def costs(plain: float = 10.0) -> Costs:
     known = Costs(layers=8)
     for _ in range(3):
-        known.observe(None, drafted=0, rows=1, kept=1, draft_seconds=0.0, verify_seconds=plain)
+        known.observe(None, steps=0, rows=1, kept=1, draft_seconds=0.0, verify_seconds=plain)
     return known
 
 
@@ -31,7 +31,7 @@ def test_a_speedup_is_that_of_the_best_length_by_hand():
 def test_rows_have_their_measured_price_beyond_what_was_measured_too():
     known = costs()
     for rows, seconds in ((2, 11.0), (4, 13.0)):
-        known.observe(Plan.layers([1]), drafted=rows - 1, rows=rows, kept=1, draft_seconds=1.0, verify_seconds=seconds)
+        known.observe(Plan.layers([1]), steps=rows - 1, rows=rows, kept=1, draft_seconds=1.0, verify_seconds=seconds)
 
     found = speedups(np.array([1.0]), np.array([0.1]), known)
 
@@ -41,7 +41,7 @@ def test_rows_have_their_measured_price_beyond_what_was_measured_too():
 def test_steps_are_as_measured_where_they_were_and_by_the_savings_elsewhere():
     known = costs()
     tried, new = Plan.layers([1, 2]), Plan(attention=frozenset([1, 2, 3]), mlp=frozenset([5]))
-    known.observe(tried, drafted=2, rows=3, kept=1, draft_seconds=16.0, verify_seconds=10.0)
+    known.observe(tried, steps=2, rows=3, kept=1, draft_seconds=16.0, verify_seconds=10.0)
 
     steps = draft_steps([tried, new, Plan.layers(range(1, 7))], Savings(0.1, 0.05), known)
 

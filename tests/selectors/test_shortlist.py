@@ -15,7 +15,7 @@ VALLEY_PLANS = [Plan.layers(s) for s in ([2, 8], [3, 5, 7], [2, 4, 6, 8])]
 def costs() -> Costs:
     known = Costs(layers=LAYERS)
     for _ in range(3):
-        known.observe(None, drafted=0, rows=1, kept=1, draft_seconds=0.0, verify_seconds=10.0)
+        known.observe(None, steps=0, rows=1, kept=1, draft_seconds=0.0, verify_seconds=10.0)
     return known
 
 

@@ -72,6 +72,11 @@ class Body(Protocol):
     text_start: int
 
     @property
+    def steady(self) -> bool:
+        """Whether a chain of tokens has the logits that it has one token a pass, bit for bit."""
+        ...
+
+    @property
     def length(self) -> int:
         """Tokens the cache holds."""
         ...
@@ -104,6 +109,14 @@ class Body(Protocol):
     def running(self, plan: Plan) -> AbstractContextManager[None]:
         """Inside this context `forward` leaves out what `plan` skips; afterwards the model is as before."""
         ...
+
+    def quick(self) -> tuple[str, ...]:
+        """Precisions of lower precision than the whole's, the quickest first, in which products are measured to be
+        faster than the whole model's own."""
+        ...
+
+    def prepare(self, plan: Plan) -> None:
+        """Make what drafts by `plan` need, which else is made by the first of them."""
 
     def rollback(self, length: int) -> None:
         """Forget the cached tokens from position `length` on."""

@@ -97,6 +97,10 @@ class FastBody(PortableBody):
             return super().why_not_precise()
         return {precision: self._weights.why_not(precision) for precision in VIEWS}
 
+    def quick(self) -> tuple[str, ...]:
+        """See `contract.Body.quick`."""
+        return self._weights.quick() if self._weights is not None and self.fast else ()
+
     @property
     def extra_bytes(self) -> int:
         """Memory held beside the model's own weights and the cache."""

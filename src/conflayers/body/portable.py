@@ -224,6 +224,10 @@ class PortableBody:
         why = "the portable body runs the model's own modules, in their own precision"
         return dict.fromkeys((name for name in PRECISIONS if name != WHOLE), why)
 
+    def quick(self) -> tuple[str, ...]:
+        """See `contract.Body.quick`."""
+        return ()
+
     def check_precision(self, plan: Plan) -> None:
         """Raise PlanError if drafts cannot have the plan's precision here."""
         if plan.precision != WHOLE and (why := self.why_not_precise()[plan.precision]):

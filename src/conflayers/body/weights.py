@@ -1,7 +1,8 @@
 """A model's weights in the forms that passes use: the target's own, and views of lower precision for drafts."""
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from conflayers.body.linears import Linear, owned, single
 from conflayers.body.llama import FastLayer, read_layer
 from conflayers.body.steady import steady
-from conflayers.body.views import Product, pack, view, why_not_view
+from conflayers.body.views import VIEWS, Product, pack, view, why_not_view
 from conflayers.errors import InputError
 from conflayers.plan import WHOLE
 
@@ -21,8 +22,8 @@ LAYOUTS = ("auto", "plain", "packed")
 WORTH = 1.1
 # ... which may take this share of the memory that is free.
 SHARE_OF_MEMORY = 0.5
-# Both layouts are timed on the first matrices of so many bytes, more than the processor keeps near itself,
-SAMPLE_BYTES = 64 << 20
+# Layouts are timed on the first matrices of so many bytes, more than most processors keep near themselves,
+SAMPLE_BYTES = 32 << 20
 # ... with these numbers of rows, so many times.
 SAMPLE_ROWS, SAMPLE_RUNS = (1, 8), 5
 PRODUCTS = ("qkv", "out", "gate_up", "down")
@@ -72,6 +73,7 @@ class Weights:
     embedding: torch.Tensor
     norm: torch.Tensor
     _views: dict[str, Form] = field(default_factory=dict)
+    _quick: tuple[str, ...] | None = None
     _refused: dict[str, str | None] = field(default_factory=dict)
 
     def form(self, precision: str) -> Form:
@@ -89,6 +91,22 @@ class Weights:
             reasons = (why for linear in alike.values() if (why := why_not_view(linear, precision)))
             self._refused[precision] = next(reasons, None)
         return self._refused[precision]
+
+    def quick(self) -> tuple[str, ...]:
+        """Views whose products of one row are faster than the target's, the fastest first; measured once."""
+        if self._quick is None:
+            offered = [precision for precision in VIEWS if self.why_not(precision) is None]
+            shares = {precision: self._share(precision) for precision in offered}
+            self._quick = tuple(sorted((p for p in offered if shares[p] < 1 / WORTH), key=shares.__getitem__))
+        return self._quick
+
+    def _share(self, precision: str) -> float:
+        """What one row times the first matrices takes in a view, as a share of what it takes in the target."""
+        sample = _sample(_matrices(self.plain))
+        views = [view(linear, precision) for linear in sample]
+        target = list(itertools.islice(self.target.products(), len(sample)))
+        own, other = _best_seconds(sample, (target, views), rows=(1,))
+        return other / own
 
     @property
     def extra_bytes(self) -> int:
@@ -145,23 +163,30 @@ def _packs(plain: Form, layout: str) -> bool:
 @torch.no_grad()
 def _faster_packed(matrices: list[Linear]) -> bool:
     """Whether the first matrices are multiplied with faster when packed."""
-    sample, held = [], 0
-    for linear in matrices:
-        sample.append(linear)
-        held += linear.weight.numel() * linear.weight.element_size()
-        if held >= SAMPLE_BYTES:
-            break
-    best = [float("inf"), float("inf")]
-    layouts: tuple[list[Any], list[Any]] = (sample, [pack(linear) for linear in sample])
-    # In turns, so that both meet the same machine.
+    sample = _sample(matrices)
+    plain, packed = _best_seconds(sample, (sample, [pack(linear) for linear in sample]), SAMPLE_ROWS)
+    return plain > WORTH * packed
+
+
+def _sample(matrices: list[Linear]) -> list[Linear]:
+    """The first of them, as many as are more than stays near the processor."""
+    sizes = itertools.accumulate(linear.weight.numel() * linear.weight.element_size() for linear in matrices)
+    return matrices[: 1 + sum(size < SAMPLE_BYTES for size in sizes)]
+
+
+@torch.no_grad()
+def _best_seconds(sample: list[Linear], ways: Sequence[Sequence[Product]], rows: Sequence[int]) -> list[float]:
+    """Seconds to multiply with all of the sample, by each way of doing it, the best of a few tries."""
+    best = [float("inf")] * len(ways)
+    # In turns, so that all meet the same machine.
     for _ in range(SAMPLE_RUNS):
-        for at, products in enumerate(layouts):
+        for at, products in enumerate(ways):
             begun = time.perf_counter()
-            for rows in SAMPLE_ROWS:
+            for count in rows:
                 for linear, product in zip(sample, products, strict=True):
-                    product(linear.weight[:1].expand(rows, -1).contiguous())
+                    product(linear.weight[:1].expand(count, -1).contiguous())
             best[at] = min(best[at], time.perf_counter() - begun)
-    return best[0] > WORTH * best[1]
+    return best
 
 
 def _steady(target: Form, plain: Form) -> Form | None:

@@ -14,6 +14,7 @@ from conflayers.drafters.length import (
     FixedLength,
     Length,
 )
+from conflayers.drafters.lookup import Lookup
 from conflayers.drafters.siblings import NoSiblings, PublishedSiblings, Siblings, WorthwhileSiblings
 from conflayers.drafters.subnetwork import Subnetwork
 from conflayers.errors import InputError
@@ -27,6 +28,8 @@ DRAFTER_OPTIONS = {
     "tree": "other tokens verified beside the chain: 'gain' as many as pay for their row (default), 'paper' as in "
     "SWIFT and ConfLayers, 'none'",
 }
+# Of these, what drafts take that are also looked up.
+LOOKUP_OPTIONS = {name: DRAFTER_OPTIONS[name] for name in ("max_draft_tokens", "tree")}
 LENGTHS = ("gain", "confidence", "adaptive")
 TREES = ("gain", "paper", "none")
 
@@ -49,6 +52,17 @@ def build_drafter(options: dict[str, Any], costs: Costs, defaults: Mapping[str, 
     values = {**own, **given}
     calibration = Calibration()
     return Subnetwork(_length(values, costs, calibration), _siblings(values.get("tree", "gain"), costs, calibration))
+
+
+def build_lookup(options: dict[str, Any], costs: Costs) -> Lookup:
+    """Take the drafter's options out of `options`, for drafts that are also looked up.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    calibration = Calibration()
+    siblings = _siblings(options.pop("tree", "gain"), costs, calibration)
+    return Lookup(costs, calibration, siblings, options.pop("max_draft_tokens", MAX_TOKENS))
 
 
 def _length(given: dict[str, Any], costs: Costs, calibration: Calibration) -> Length:

@@ -5,7 +5,7 @@ from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from conflayers.plan import Plan
+from conflayers.plan import LOOKUP, Plan
 from conflayers.round import Round
 
 # Narrow where most confidences lie and where small differences decide over long chains.
@@ -82,9 +82,10 @@ class Calibration:
         """Count the accepted tokens of the main chain and the first rejected one."""
         if not done.drafted or done.plan is None:
             return
-        worth = self.plans.pop(done.plan, None) or Worth()
-        self.plans[done.plan] = worth  # the latest last
+        for index, confidence in enumerate(done.confidences[: done.on_chain + 1]):
+            source = LOOKUP if index in done.looked_up else done.plan
+            worth = self.plans.pop(source, None) or Worth()
+            self.plans[source] = worth  # the latest last
+            worth.count(confidence, index < done.on_chain)
         while len(self.plans) > PLANS:
             del self.plans[next(iter(self.plans))]
-        for index, confidence in enumerate(done.confidences[: done.on_chain + 1]):
-            worth.count(confidence, index < done.on_chain)

@@ -6,7 +6,7 @@ where the chain is rejected saves about a token.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from conflayers.costs import Costs
 from conflayers.drafters.calibration import Calibration
@@ -15,7 +15,13 @@ from conflayers.sampling import Proposal, Sampler
 
 
 class Siblings(Protocol):
-    """A rule for the width of drafts."""
+    """A rule for the width of drafts.
+
+    Attributes:
+        asked: whether there are to be siblings even where chains alone are verified bit for bit.
+    """
+
+    asked: ClassVar[bool]
 
     def beside(self, proposal: Proposal, before: Sequence[float], plan: Plan, sampler: Sampler) -> list[int]:
         """Tokens to verify beside the proposed one.
@@ -33,6 +39,8 @@ class Siblings(Protocol):
 class NoSiblings:
     """A chain."""
 
+    asked: ClassVar[bool] = False
+
     def beside(self, proposal: Proposal, before: Sequence[float], plan: Plan, sampler: Sampler) -> list[int]:
         """Nothing."""
         return []
@@ -41,6 +49,8 @@ class NoSiblings:
 @dataclass(frozen=True, slots=True)
 class PublishedSiblings:
     """The widths of SWIFT and ConfLayers, as in their released code: fewer where the draft is surer of itself."""
+
+    asked: ClassVar[bool] = True
 
     def beside(self, proposal: Proposal, before: Sequence[float], plan: Plan, sampler: Sampler) -> list[int]:
         """Up to 3, 5, 8 or 10 tokens a depth, the main one included; 1, 3, 5 or 10 where tokens are drawn."""
@@ -62,6 +72,8 @@ class WorthwhileSiblings:
         calibration: what confidences have been worth.
         most: siblings at one depth, 0 or more.
     """
+
+    asked: ClassVar[bool] = False
 
     costs: Costs
     calibration: Calibration

@@ -33,7 +33,8 @@ class Subnetwork:
                 proposal = state.sampler.propose(text, logits)
                 if proposal is None:
                     break
-                if body.trees:
+                # A sibling is summed with others beside it, and so not bit for bit what it would be in a text.
+                if body.trees and (self.siblings.asked or not body.steady):
                     beside.append(self.siblings.beside(proposal, draft.confidences, plan, state.sampler))
                 if proposal.probabilities is not None:
                     draft.drawn_from[draft.chain - 1] = proposal.probabilities

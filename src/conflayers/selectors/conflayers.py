@@ -28,6 +28,7 @@ from conflayers.selectors.candidates import suggest
 from conflayers.selectors.confidence import sublayer_confidences
 from conflayers.selectors.contest import Contest
 from conflayers.selectors.forecast import measure
+from conflayers.selectors.precision import Precisions
 from conflayers.selectors.rule import every_second_layer
 from conflayers.selectors.shortlist import Shortlist
 
@@ -54,6 +55,8 @@ class ConfLayers:
         costs: what draft steps and verifications take.
         interval: rounds of a turn, 1 or more.
         context_window: tokens of the prompt whose confidences are averaged, 1 or more.
+        views: whether drafts may be of lower precision too, where that is faster.
+        lookup: whether tokens are also looked up in the text.
         clock: seconds, for what the search takes and the price of what was never drafted with.
         shortlist: the candidates, once there are any.
         contest: what each plan brought, and whose turn it is.
@@ -64,9 +67,12 @@ class ConfLayers:
     costs: Costs = field(default_factory=Costs)
     interval: int = 8
     context_window: int = 32
+    views: bool = False
+    lookup: bool = False
     clock: Callable[[], float] = time.perf_counter
     shortlist: Shortlist | None = None
     contest: Contest = field(init=False)
+    _views: Precisions = field(init=False)
     _searching: bool = True
     _confidences: torch.Tensor | None = None
     _tokens: int = 0
@@ -75,10 +81,12 @@ class ConfLayers:
     _spent: float = 0.0  # seconds of the search
 
     def __post_init__(self) -> None:
-        yes_or_no("fallback", self.fallback)
+        for name in ("fallback", "views", "lookup"):
+            yes_or_no(name, getattr(self, name))
         whole("interval", self.interval, 1)
         whole("context_window", self.context_window, 1)
-        self.contest = Contest(self.interval, self.fallback, self.costs)
+        self.contest = Contest(self.interval, self.fallback, self.costs, self.lookup)
+        self._views = Precisions(clock=self.clock)
         if not self.fallback:
             self.contest.begin_with(every_second_layer(self.layers))
         # Nothing but the first and the last layer, which always run.
@@ -107,6 +115,8 @@ class ConfLayers:
         """Take the confidences of the first prompt."""
         if prefill is not None:
             self._confidences = sublayer_confidences(prefill).mean(-1)
+        if self.views and self._views.unseen is None:
+            self._views.unseen = list(state.body.quick())
         # Another text, another chance.
         self._rest, self._not_before = FIRST_REST, 0
 
@@ -132,10 +142,12 @@ class ConfLayers:
         count = min(MOST_LOOK, state.generated)
         if count < LEAST_LOOK or self.contest.measuring or not self._may_spend(state.left):
             return
+        if self._views.unseen:
+            self._views.look(state, count)
+            self.contest.enter(self._views.forecasts(self.costs))
+            return
         if self.shortlist is None:
-            assert self._confidences is not None
-            savings = measure(state, self.layers, self.costs, self.clock)
-            self.shortlist = Shortlist(suggest(self._confidences), self.layers, savings)
+            self._list(state)
             return
         plan = self.shortlist.next(self.costs, self.contest.to_beat / self.contest.bias)
         if plan is None:
@@ -147,6 +159,14 @@ class ConfLayers:
             return
         self.shortlist.count(plan, *agreement(state, plan, fresh), fresh, self._tokens)
         self.contest.enter(self.shortlist.forecasts(self.costs))
+
+    def _list(self, state: State) -> None:
+        """Make the candidates, in the best precision."""
+        assert self._confidences is not None
+        precision, base = self._views.best(self.costs)
+        savings = measure(state, self.layers, self.costs, self.clock, precision)
+        plans = {plan.at(precision): rule for plan, rule in suggest(self._confidences).items()}
+        self.shortlist = Shortlist(plans, self.layers, savings, base)
 
     def _may_spend(self, left: int) -> bool:
         steps = min(LOOK_STEPS, MOST_OF_A_TEXT * (self._tokens + left))

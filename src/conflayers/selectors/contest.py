@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from conflayers.costs import Costs, Yield
-from conflayers.plan import Plan
+from conflayers.plan import LOOKUP, Plan
 from conflayers.round import Round
 from conflayers.selectors.losses import Losses
 
@@ -39,6 +39,8 @@ WARM_UP = 3
 REVIEW = 96
 # A verification that took more plain steps than this was disturbed.
 DISTURBED = 3.0
+# Lookups that bring at least this speedup are made wherever nothing better is known.
+HARMLESS = 0.99
 # A plan's first rounds do not count: the drafter does not know yet how long drafts by it should be.
 BURN_IN = 2
 
@@ -50,6 +52,7 @@ class Contest:
     Attributes:
         length: rounds between two draws.
         fallback: whether plain decoding takes part.
+        lookup: whether the plan `LOOKUP` takes part, from the start: where nothing is found it is plain decoding.
         costs: what draft steps and verifications take; whoever runs the rounds lets it observe them first.
         forecasts: the speedup expected of each plan that takes part, and how many rounds that is worth.
         live: what each plan brought.
@@ -61,6 +64,7 @@ class Contest:
     length: int
     fallback: bool
     costs: Costs
+    lookup: bool = False
     forecasts: dict[Plan, tuple[float, float]] = field(default_factory=dict)
     live: dict[Plan, Yield] = field(default_factory=dict)
     current: Plan | None = None
@@ -78,6 +82,8 @@ class Contest:
 
     def __post_init__(self) -> None:
         self.losses = Losses(self.costs, CREDIT)
+        if self.lookup:
+            self.begin_with(LOOKUP)
 
     @property
     def measuring(self) -> bool:
@@ -96,7 +102,7 @@ class Contest:
 
     def begin_with(self, plan: Plan) -> None:
         """Draft with a plan that nothing is known of here; before anything else."""
-        self.forecasts = {plan: GIVEN}
+        self.forecasts[plan] = GIVEN
         self.current = self._best = plan
 
     def enter(self, forecasts: Mapping[Plan, tuple[float, float]]) -> None:
@@ -111,8 +117,8 @@ class Contest:
         self._left -= 1
         if done.plan is None:
             self._plain_rounds += 1
-        elif done.drafted:
-            self._since_plain += 1
+        elif done.drafted or done.plan == LOOKUP:
+            self._since_plain += bool(done.drafted)
             self._count(done.plan, done)
         if not self.measuring and (self._left <= 0 or self._too_much_lost):
             self._draw()
@@ -122,7 +128,8 @@ class Contest:
         """What drafts really brought over what was forecast of them."""
         brought = forecast = BELIEVED
         for plan, seen in self.live.items():
-            if plan in self.forecasts and plan in self._speeds:
+            # Lookups are not forecast.
+            if plan in self.forecasts and plan in self._speeds and plan != LOOKUP:
                 brought += seen.rounds * self._speeds[plan]
                 forecast += seen.rounds * self.forecasts[plan][0]
         return brought / forecast
@@ -145,7 +152,7 @@ class Contest:
         self._burnt_in[plan] = self._burnt_in.get(plan, 0) + 1
         if self._burnt_in[plan] <= BURN_IN:
             return
-        self._turn.add(done.drafted, done.accepted, done.rows)
+        self._turn.add(done.steps, done.accepted, done.rows)
 
     @property
     def _too_much_lost(self) -> bool:
@@ -168,13 +175,20 @@ class Contest:
             self._say(best, known)
         self._best = best
         self._paused = self.fallback and (self.losses.exceeded or (self._paused and not self.losses.forgiven))
-        self.current, highest = None, 1.0 if self.fallback else float("-inf")
+        self.current, highest = self._least(known)
         for plan, (speedup, error) in known.items() if not self._paused else ():
             drawn = self._chance.gauss(speedup, error)
             if drawn > highest:
                 self.current, highest = plan, drawn
         # Plain steps tell nothing new.
         self._left = self.length if self.current is not None else PLAIN * self.length
+
+    def _least(self, known: Mapping[Plan, tuple[float, float]]) -> tuple[Plan | None, float]:
+        """What is done if no draw is higher, and how high that is: plainly, or by lookups while they cost nothing."""
+        if not self.fallback:
+            return None, float("-inf")
+        free = self.lookup and not self._paused and known[LOOKUP][0] >= HARMLESS
+        return (LOOKUP if free else None), 1.0
 
     def _forget(self, plan: Plan) -> None:
         """Let rounds before this turn count for less; for much less if it went as chance hardly explains."""
@@ -218,4 +232,4 @@ class Contest:
             self.losses.add(seconds, spared=seconds)
         else:
             # No draft step costs more than a plain one, and no pass several of them: longer rounds were disturbed.
-            self.losses.add(min(seconds, (done.drafted + DISTURBED) * plain), done.kept * plain)
+            self.losses.add(min(seconds, (done.steps + DISTURBED) * plain), done.kept * plain)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conflayers.costs import Costs
-from conflayers.plan import Plan
+from conflayers.plan import FULL, WHOLE, Plan
 from conflayers.round import State
 from conflayers.selectors.agreement import SIBLINGS
 
@@ -24,13 +24,19 @@ ROW = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """What leaving out one attention and one MLP spares of a draft step, as shares of a plain step."""
+    """What leaving out one attention and one MLP spares of a draft step, and what a step takes that leaves out nothing.
+
+    All as shares of a plain step.
+    """
 
     attention: float
     mlp: float
+    full: float = 1.0
 
 
-def measure(state: State, layers: int, costs: Costs, clock: Callable[[], float] = time.perf_counter) -> Savings:
+def measure(
+    state: State, layers: int, costs: Costs, clock: Callable[[], float] = time.perf_counter, precision: str = WHOLE
+) -> Savings:
     """Time a step without the inner layers' attentions, and one without these layers. The cache stays as it is.
 
     Args:
@@ -38,17 +44,21 @@ def measure(state: State, layers: int, costs: Costs, clock: Callable[[], float] 
         layers: decoder layers of the model, more than two.
         costs: with the price of a plain step.
         clock: seconds.
+        precision: of the draft steps.
     """
     inner = frozenset(range(1, layers - 1))
-    bare, without_attention = (_seconds(state, plan, clock) for plan in (Plan.layers(inner), Plan(attention=inner)))
-    plain = max(costs.plain_step, without_attention, 1e-9)
-    spared = (max(plain - bare, 0.0)) / plain / len(inner)
-    attention = min(max(plain - without_attention, 0.0) / plain / len(inner), spared)
-    return Savings(attention, spared - attention)
+    tried = (Plan.layers(inner).at(precision), Plan(attention=inner).at(precision))
+    bare, without_attention = (step_seconds(state, plan, clock) for plan in tried)
+    plain = max(costs.plain_step, 1e-9)
+    full = max(plain if precision == WHOLE else step_seconds(state, FULL.at(precision), clock), without_attention)
+    plain = max(plain, full) if precision == WHOLE else plain
+    spared = max(full - bare, 0.0) / plain / len(inner)
+    attention = min(max(full - without_attention, 0.0) / plain / len(inner), spared)
+    return Savings(attention, spared - attention, full / plain)
 
 
-def _seconds(state: State, plan: Plan, clock: Callable[[], float]) -> float:
-    """The faster of two steps: the first one has to warm up."""
+def step_seconds(state: State, plan: Plan, clock: Callable[[], float]) -> float:
+    """A draft step, the faster of two: the first one has to warm up. The cache stays as it is."""
     body, length, best = state.body, state.body.length, float("inf")
     with body.running(plan):
         for _ in range(2):
@@ -65,7 +75,7 @@ def draft_steps(plans: Sequence[Plan], savings: Savings, costs: Costs) -> Array:
     shares = [
         costs.draft_step(plan) / plain
         if plan in costs.steps and plain > 0
-        else 1 - savings.attention * len(plan.attention) - savings.mlp * len(plan.mlp)
+        else savings.full - savings.attention * len(plan.attention) - savings.mlp * len(plan.mlp)
         for plan in plans
     ]
     return np.asarray(np.maximum(np.array(shares), LEAST_STEP))

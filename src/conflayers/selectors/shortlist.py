@@ -40,6 +40,7 @@ class Shortlist:
         plans: candidates, and the rule each comes from.
         layers: decoder layers of the model.
         savings: what leaving out sublayers spares.
+        base: the acceptance of drafts that leave out nothing, below 1 where they are of lower precision.
         tried, agreed: tokens looked at by candidate, in order, and of those the ones it named.
         latest: tokens of the task when each was last looked at.
     """
@@ -47,6 +48,7 @@ class Shortlist:
     plans: Mapping[Plan, str]
     layers: int
     savings: Savings
+    base: float = 1.0
     tried: Array = field(init=False)
     agreed: Array = field(init=False)
     latest: Array = field(init=False)
@@ -142,8 +144,8 @@ class Shortlist:
         return np.where(seen, np.sqrt((rates * (1 - rates) + 0.25 / (self.tried + 1)) / (self.tried + 1)), guessed)
 
     def _heights(self) -> tuple[Array, Array]:
-        """By size: from 1 where nothing is skipped through the best of each size looked at to 0 where all is."""
-        best = {0.0: 1.0, 2.0 * self.layers: 0.0}
+        """By size: from `base` where nothing is skipped through the best of each size looked at to 0 where all is."""
+        best = {0.0: self.base, 2.0 * self.layers: 0.0}
         for at in np.flatnonzero(self.tried):
             size = float(self._sizes[at])
             best[size] = max(best.get(size, 0.0), self.agreed[at] / self.tried[at])
