@@ -126,7 +126,7 @@ def test_a_text_that_no_context_can_hold_is_not_even_tokenized(llm):
 )
 def test_an_argument_that_cannot_be_honoured_is_refused_by_name(llm, arguments, complaint):
     with pytest.raises(InputError, match=complaint):
-        llm.generate(PROMPT, **arguments)
+        llm.generate(PROMPT, **{"method": "conflayers", **arguments})
 
 
 def test_a_task_and_options_contradict_each_other(llm):

@@ -55,7 +55,7 @@ def test_a_plan_for_another_model_is_refused_by_name(tmp_path, field):
 
 def _document() -> dict:
     return {
-        "format": 1,
+        "format": 2,
         "model": {
             "architecture": "LlamaForCausalLM",
             "layers": 12,
@@ -65,6 +65,7 @@ def _document() -> dict:
         },
         "skip_attention": [1],
         "skip_mlp": [1],
+        "precision": "whole",
         "provenance": {},
     }
 
@@ -90,6 +91,9 @@ def _with(**changes) -> str:
         (_with(skip_attention=[True]), "skip_attention must be a list of layer numbers"),
         (_with(skip_mlp=[10**30]), "skips layer 1000000000000000000000000000000"),
         (_with(skip_mlp=[-1]), "skips layer -1"),
+        (_with(precision="int2"), "precision must be 'whole', 'int8', 'int4', 'none', not 'int2'"),
+        (_with(precision=4), "precision must be"),
+        (_with(precision=[]), "precision must be"),
         ("[" * 100_000, "not a plan file"),
         ("\x00\xff", "not a plan file"),
     ],

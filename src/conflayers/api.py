@@ -20,7 +20,7 @@ from conflayers.decoding import decode
 from conflayers.errors import InputError, PlanError
 from conflayers.methods import build_method, check_names
 from conflayers.multimodal import Encoded
-from conflayers.plan import Plan, load_plan, read_plan, save_plan
+from conflayers.plan import FULL, Plan, load_plan, read_plan, save_plan
 from conflayers.prompts import Prompt, encode
 from conflayers.round import Method, Selector, check_task
 from conflayers.stats import Stats
@@ -28,6 +28,7 @@ from conflayers.stream import Result as Result
 from conflayers.stream import Stream as Stream
 from conflayers.text import Detokenizer, StopStrings
 
+DEFAULT = "auto"
 DEFAULT_NEW_TOKENS = 256
 # Characters a token of the context may stand for, on average over a prompt: only runs of spaces come anywhere near.
 MOST_CHARACTERS = 64
@@ -64,7 +65,7 @@ class Llm:
         self.name = name or type(model).__name__
         self.body, self.differences = choose_body(model, body)
 
-    def task(self, method: str | Selector = "conflayers", plan: PlanSource = None, **options: Any) -> Method:
+    def task(self, method: str | Selector = DEFAULT, plan: PlanSource = None, **options: Any) -> Method:
         """A method with its memory, to be given to several requests of one kind.
 
         What it learns from one request (plan, costs, what was rejected) serves the next. `generate` makes a fresh one
@@ -90,7 +91,12 @@ class Llm:
             raise InputError(f"plan must be a Plan or the path of a saved one, not {plan!r}")
         if not self.body.trees and options.get("tree") == "paper":
             raise InputError(f"{self.name} cannot verify trees exactly: leave out tree='paper' to draft chains")
-        return replace(build_method(method, self.body.layers, plan, **options), model=self.body.identity)
+        made = build_method(method, self.body.layers, plan, **options)
+        # Once for a model, and not in the middle of a request.
+        if getattr(made.selector, "views", False):
+            for precision in self.body.quick():
+                self.body.prepare(FULL.at(precision))
+        return replace(made, model=self.body.identity)
 
     def check_task(self, task: Method) -> None:
         """Raise InputError if `task` was made for another model."""
@@ -135,7 +141,7 @@ class Llm:
         Everything that can be wrong with the arguments is raised here, before the first piece is asked for.
         """
         choice, options = split_choice(options)
-        wanted = "conflayers" if method is None else method
+        wanted = DEFAULT if method is None else method
         if task is None:
             check_names(wanted, options, REQUEST_OPTIONS)
         else:

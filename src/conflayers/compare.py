@@ -66,7 +66,7 @@ class _Runs:
 def compare(
     llm: Llm,
     prompt: Prompt,
-    method: str = "conflayers",
+    method: str = "auto",
     *,
     plan: Plan | str | PathLike[str] | None = None,
     max_new_tokens: int | None = None,

@@ -19,7 +19,7 @@ RECKONED = 8
 # Passes over several rows that are few: the price is reckoned at each of them.
 FEW = 16
 # A row is never taken to be free, whatever the clock says: this share of a plain step.
-LEAST_ROW = 0.003
+LEAST_ROW = 0.01
 # What a row is taken to cost at most until passes of two sizes beyond one row are known, as a share of a plain step:
 # little, for drafts that stay short for fear of it would never find out.
 DEAREST_ROW = 0.02

@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput
 
-from conflayers.api import Llm, PlanSource, Result
+from conflayers.api import DEFAULT, Llm, PlanSource, Result
 from conflayers.body.claim import claim, exclusively, let_go
 from conflayers.body.contract import Pass
 from conflayers.body.handover import adopt, hand_back
@@ -67,7 +67,7 @@ class SelfSpeculative:
     ) -> None:
         if misplaced := sorted(method_options.keys() & set(SETTINGS)):
             raise InputError(f"{', '.join(misplaced)}: give how tokens are chosen to generate() itself")
-        wanted = "conflayers" if method is None else method
+        wanted = DEFAULT if method is None else method
         if task is not None:
             check_task(task, method, plan, method_options)
         else:  # what can be seen to be wrong without a model is said now

@@ -25,7 +25,7 @@ CRITICAL = ("contextlib.py", "_contextlib.py", "grad_mode.py", "claim.py", "swit
 REQUESTS = {
     "chain": CHAIN,
     "tree": {**TREE, "plan": Plan(frozenset({1, 3}), frozenset({1}))},
-    "search": {"interval": 1, "context_window": 4, "fallback": False, "draft_length": 2},
+    "search": {"method": "conflayers", "interval": 1, "context_window": 4, "fallback": False, "draft_length": 2},
 }
 # A search looks at nothing before there is some text.
 NEW_TOKENS = {"search": 22}

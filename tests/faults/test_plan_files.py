@@ -102,4 +102,4 @@ def test_threads_writing_one_file(tmp_path):
         thread.join()
 
     assert load_plan(path, MODEL) in {Plan.layers([i]) for i in range(4)}
-    assert json.loads(path.read_text())["format"] == 1
+    assert json.loads(path.read_text())["format"] == 2

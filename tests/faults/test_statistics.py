@@ -6,8 +6,8 @@ import time
 import pytest
 from faults.helpers import CHAIN, PROMPT, TREE, VANILLA
 
-SEARCH = {"interval": 2, "context_window": 4, "fallback": False, "draft_length": 3}
-PUBLISHED = {"variant": "paper", "interval": 2, "context_window": 4}
+SEARCH = {"method": "conflayers", "interval": 2, "context_window": 4, "fallback": False, "draft_length": 3}
+PUBLISHED = {"method": "conflayers", "variant": "paper", "interval": 2, "context_window": 4}
 METHODS = {"vanilla": VANILLA, "chain": CHAIN, "tree": TREE, "search": SEARCH, "published": PUBLISHED}
 SAMPLING = [{}, {"temperature": 1.0}, {"temperature": 1.0, "seed": 1}]
 PHASES = ("prefill_seconds", "draft_seconds", "verify_seconds", "select_seconds")

@@ -130,7 +130,7 @@ def test_every_method_that_drafts_takes_it_and_no_other():
                 build_method(name, 8, plan, fallback=True)
             continue
         made = build_method(name, 8, plan, fallback=True, **options)
-        assert isinstance(made.selector, Fallback) == (name != "conflayers")
+        assert isinstance(made.selector, Fallback) == (name not in ("conflayers", "auto"))
         with pytest.raises(InputError, match="fallback must be true or false"):
             build_method(name, 8, plan, fallback="yes", **options)
     assert isinstance(build_method("conflayers", 8, variant="paper", fallback=True).selector, Fallback)

@@ -19,7 +19,9 @@ def run(
     model: arg.Model,
     prompt: arg.PromptText = None,
     prompt_file: arg.PromptFile = None,
-    method: Annotated[str, typer.Option(help="One of `conflayers methods`.")] = "conflayers",
+    method: Annotated[
+        str | None, typer.Option(help="One of `conflayers methods`; auto by default.", show_default=False)
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="An option of the method, or a setting of how tokens are chosen."),
@@ -54,6 +56,8 @@ def run(
     options = arg.parse_options([*([f"variant={variant.value}"] if variant else []), *(option or [])])
     named = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "stop_strings": stop or None}
     arg.merge(options, named)
+    # Only ConfLayers has variants.
+    method = method or ("conflayers" if variant else "auto")
     request = Request(method, plan, options, max_new_tokens, compare, repeat)
     request.check()
     if save_plan is not None and method == "vanilla":
@@ -77,7 +81,7 @@ def run(
 class Request:
     """What is asked for, besides model and prompt."""
 
-    method: str = "conflayers"
+    method: str = "auto"
     plan: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     max_new_tokens: int | None = None

@@ -102,7 +102,7 @@ class Contest:
 
     def begin_with(self, plan: Plan) -> None:
         """Draft with a plan that nothing is known of here; before anything else."""
-        self.forecasts[plan] = GIVEN
+        self.forecasts = {plan: GIVEN} | ({LOOKUP: GIVEN} if self.lookup else {})
         self.current = self._best = plan
 
     def enter(self, forecasts: Mapping[Plan, tuple[float, float]]) -> None:
