@@ -30,6 +30,9 @@ from conflayers.body.views import VIEWS
 from conflayers.body.weights import Form, Weights, read_weights
 from conflayers.plan import FULL, Plan
 
+# From 64 queries of one key-value head on, attention may lay out keys in another way, and sum in another order.
+STEADY_QUERIES = 63
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
@@ -37,13 +40,14 @@ class _Seen:
 
     Attributes:
         cos, sin: [tokens, 1, head_dim]; the sine carries the sign of the rotation.
-        bias: by sliding window, what to add to the scores, [query heads of one key-value head * tokens, columns].
+        bias: by sliding window, for tokens from one to another what to add to their scores, [query heads of one
+            key-value head * tokens, columns].
         whole: whether the tokens are a text that begins with them.
     """
 
     cos: torch.Tensor
     sin: torch.Tensor
-    bias: Mapping[int | None, torch.Tensor]
+    bias: Mapping[int | None, list[tuple[int, int, torch.Tensor]]]
     whole: bool
 
 
@@ -208,8 +212,8 @@ class FastBody(PortableBody):
                 found[window] = self._bias(window, mask, count)
         return _Seen(cos, sin, found, whole)
 
-    def _bias(self, window: int | None, mask: Masks, count: int) -> torch.Tensor:
-        """What to add to the scores, [query heads of one key-value head * tokens, columns]."""
+    def _bias(self, window: int | None, mask: Masks, count: int) -> list[tuple[int, int, torch.Tensor]]:
+        """For tokens from one to another what to add to their scores; all at once where they need not be steady."""
         length, group = self._cache.length, self._heads // self._kv_heads
         columns = self._cache.rounded(length + count)
         if mask is not None:
@@ -223,7 +227,9 @@ class FastBody(PortableBody):
             one = text_mask(count, length, window, self.model.dtype)[0, 0].to(self.model.device)
             if columns > one.shape[1] and window is None:
                 one = functional.pad(one, (0, columns - one.shape[1]), value=torch.finfo(one.dtype).min)
-        return one.repeat(group, 1) if count > 1 else one
+        most = max(STEADY_QUERIES // group, 1) if self._cache.step > 1 else count
+        parts = [(at, min(at + most, count)) for at in range(0, count, most)]
+        return [(at, end, one[at:end].repeat(group, 1) if end > at + 1 else one[at:end]) for at, end in parts]
 
     def _kind(self, window: int | None) -> str:
         return self.anatomy.kinds[self.anatomy.windows.index(window)]
@@ -277,11 +283,16 @@ class FastBody(PortableBody):
             out = functional.scaled_dot_product_attention(
                 heads_first[:, :heads], keys, values, is_causal=True, enable_gqa=heads != kv_heads
             )
-        else:
+            return layer.out(out[0].transpose(0, 1).reshape(count, heads * width))
+        outs = []
+        everything: list[tuple[int, int, torch.Tensor | None]] = [(0, count, None)]
+        for at, end, bias in seen.bias.get(cached.window) or everything:
             # The query heads of one key-value head are rows beside each other, so that it is read once.
-            queries = heads_first[:, :heads].reshape(1, kv_heads, -1, width)
-            out = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen.bias.get(cached.window))
-        return layer.out(out.view(heads, count, width).transpose(0, 1).reshape(count, heads * width))
+            queries = heads_first[:, :heads, at:end].reshape(1, kv_heads, -1, width)
+            out = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+            outs.append(out.view(heads, end - at, width))
+        out = outs[0] if len(outs) == 1 else torch.cat(outs, 1)
+        return layer.out(out.transpose(0, 1).reshape(count, heads * width))
 
     def _mlp(self, layer: FastLayer, states: torch.Tensor) -> torch.Tensor:
         """What the MLP adds to states [tokens, hidden]."""

@@ -18,7 +18,7 @@ from conflayers.body.switch import Replacement, forwards_replaced, listening, pa
 from conflayers.body.trees import depths, replay_mask, tree_mask
 from conflayers.body.walk import walk
 from conflayers.errors import InputError, PlanError
-from conflayers.plan import PRECISIONS, WHOLE, ModelIdentity, Plan
+from conflayers.plan import NOTHING, PRECISIONS, WHOLE, ModelIdentity, Plan
 
 
 def refuse_training(model: PreTrainedModel) -> None:
@@ -222,7 +222,7 @@ class PortableBody:
     def why_not_precise(self) -> dict[str, str | None]:
         """By precision, why drafts cannot have it, in words; None where they can."""
         why = "the portable body runs the model's own modules, in their own precision"
-        return dict.fromkeys((name for name in PRECISIONS if name != WHOLE), why)
+        return dict.fromkeys((name for name in PRECISIONS if name not in (WHOLE, NOTHING)), why)
 
     def quick(self) -> tuple[str, ...]:
         """See `contract.Body.quick`."""
@@ -230,6 +230,8 @@ class PortableBody:
 
     def check_precision(self, plan: Plan) -> None:
         """Raise PlanError if drafts cannot have the plan's precision here."""
+        if plan.precision == NOTHING:
+            raise PlanError("the plan runs nothing of the model: it is for method 'lookup' or 'auto'")
         if plan.precision != WHOLE and (why := self.why_not_precise()[plan.precision]):
             raise PlanError(f"the plan drafts in {plan.precision}, which this model cannot here: {why}")
 

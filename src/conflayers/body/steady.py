@@ -21,6 +21,8 @@ MOST_ROWS = 32
 COMPARED = (2, 3, 5, 8, 16, MOST_ROWS)
 # Above this inner dimension a single row is never multiplied by itself: it differs rarely, and a look may miss it.
 LONG = 1024
+# Nor with a matrix of so few numbers, which torch multiplies one row with in another way than several.
+SMALL = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def steady(
     for rows in COMPARED:
         if not torch.equal(torch.cat([product(part) for part in torch.split(states, rows)]), together):
             return None
-    if width > LONG:
+    if width > LONG or width * together.shape[1] <= SMALL:
         return Doubled
     alone = torch.cat([product(row) for row in torch.split(states[:16], 1)])
     return same if torch.equal(alone, together[:16]) else Doubled
