@@ -1,5 +1,6 @@
 """`conflayers profile`: where the time of a pass goes on this machine, against what its memory allows."""
 
+import os
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +58,8 @@ def run(
     from conflayers.cli.report import settings
     from conflayers.profile.measure import measure
 
+    # What torch's profiler says of its own comings and goings is of no use to anybody here.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     made = provenance(command_line())
     with busy("timing passes"):
         found = measure(llm, contexts)
@@ -79,6 +82,7 @@ def _show(shown: dict[str, Any], made: dict[str, Any], found: "list[Profile]") -
             console.print(line)
         console.print()
         console.print(pass_table(one))
+        console.print()
         console.print(gap_table(one))
 
 

@@ -111,7 +111,7 @@ def operators(body: PortableBody, tokens: Sequence[int], seconds: float, clock: 
 
 def profiled(run: Callable[[], float], on: str) -> tuple[float, Any]:
     """The seconds that `run` returns, and the profiler that watched it."""
-    activities = [ProfilerActivity.CPU] if on == "cpu" else [ProfilerActivity.CPU, ProfilerActivity[on.upper()]]
+    activities = [ProfilerActivity.CPU] if on == "cpu" else [ProfilerActivity.CPU, getattr(ProfilerActivity, on.upper())]
     with profile(activities=activities) as profiler:
         return run(), profiler
 
