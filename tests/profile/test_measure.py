@@ -9,7 +9,7 @@ import conflayers
 from conflayers.body.claim import KEY
 from conflayers.errors import InputError
 from conflayers.plan import FULL, Plan
-from conflayers.profile import bandwidth, passes
+from conflayers.profile import bandwidth, operators, passes
 from conflayers.profile.measure import lengths, measure
 from conflayers.profile.operators import ATTENTION, BETWEEN, GROUPS, PRODUCTS
 
@@ -25,6 +25,8 @@ def llm(request):
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(bandwidth, "BYTES", 1 << 20)
+    monkeypatch.setattr(operators, "REPEAT", 2)
+    monkeypatch.setattr(operators, "PRICE_REPEAT", 2)
     monkeypatch.setattr(passes, "REPEAT", 3)
 
 
@@ -72,7 +74,7 @@ def test_the_model_is_as_before(llm):
 
 
 # The prompt, a pass, the draft step with layers switched off, a pass under the profiler.
-@pytest.mark.parametrize("after", [0, 3, 6, 40])
+@pytest.mark.parametrize("after", [0, 3, 6, 32])
 def test_an_interrupt_leaves_nothing_behind(llm, monkeypatch, after):
     before, forward, count = text(llm), type(llm.body).forward, itertools.count()
 

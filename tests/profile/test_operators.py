@@ -57,7 +57,7 @@ def test_what_an_operator_calls_is_its_own():
     assert (seen.calls[PRODUCTS], seen.calls[ATTENTION], seen.calls[NORMS]) == (1, 1, 1)
     assert seen.calls[ELEMENTWISE] == seen.calls[COPIES] == 0
     assert seen.outermost == 3 + seen.calls[OTHER]
-    assert seen.outermost + sum(seen.inside.values()) == len(events)
+    assert seen.operators == len(events)
     assert sum(seen.seconds.values()) == pytest.approx(sum(event.self_cpu_time_total for event in events) / 1e6)
     assert all(seen.seconds[name] > 0 for name in (PRODUCTS, ATTENTION, NORMS, OTHER))
 
@@ -84,7 +84,7 @@ def test_on_an_accelerator_the_time_is_its_kernels():
     seen = sort_events(events, "cuda")
     assert seen.seconds[PRODUCTS] == pytest.approx(300e-6)
     assert seen.seconds[ELEMENTWISE] == pytest.approx(50e-6)
-    found = divide(seen, 1e-3, 10e-6, 970e-6, "cuda")
+    found = divide([(1e-3, seen)], 10e-6, 970e-6, "cuda")
     # Three operators' worth of the profiler and one launch's come off the time between, and off nothing else.
     assert found.profiler == pytest.approx(40e-6)
     assert found.seconds == pytest.approx(970e-6)
@@ -96,7 +96,7 @@ def test_parts_come_to_the_pass_without_the_profiler():
     seconds |= {PRODUCTS: 50e-6, NORMS: 12e-6, OTHER: 1e-6}
     inside |= {PRODUCTS: 10, NORMS: 2, OTHER: 4}
     calls = dict.fromkeys(GROUPS, 1)
-    found = divide(Seen(seconds, calls, inside, 4), 100e-6, 1e-6, 160e-6, "cpu")
+    found = divide([(100e-6, Seen(seconds, calls, inside, 4))], 1e-6, 160e-6, "cpu")
     parts = {group.name: group.seconds for group in found.groups}
     # 20 operators at 1 us are the profiler's. Of the 80 us left, products 40, norms 10, and no group less than none.
     assert found.profiler == pytest.approx(20e-6)
@@ -109,6 +109,16 @@ def test_parts_come_to_the_pass_without_the_profiler():
 
 
 def test_a_pass_without_operators_is_all_between_them():
-    found = divide(Seen(), 2.0, 1e-6, 3.0, "cpu")
+    found = divide([(2.0, Seen())], 1e-6, 3.0, "cpu")
     assert found.between == found.seconds == 3.0
     assert found.profiler == 0
+
+
+def test_a_pass_that_was_disturbed_counts_only_where_it_was_not():
+    def seen(products: float, norms: float) -> Seen:
+        return Seen(dict.fromkeys(GROUPS, 0.0) | {PRODUCTS: products, NORMS: norms})
+
+    found = divide([(13.0, seen(9.0, 1.0)), (12.0, seen(4.0, 7.0))], 0.0, 12.0, "cpu")
+    # Products 4, norms 1 and 1 between them, scaled to 12.
+    parts = {group.name: group.seconds for group in found.groups}
+    assert (parts[PRODUCTS], parts[NORMS], found.between) == (8.0, 2.0, 2.0)

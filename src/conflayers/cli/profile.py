@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from conflayers.profile.measure import Profile
 
+# A median so many times the best is no noise of a machine that is left alone.
+BUSY = 1.25
+
 
 class Body(StrEnum):
     """What runs the passes."""
@@ -93,12 +96,18 @@ def summary(one: "Profile") -> list[str]:
         f"{name} {seconds * 1e3:.2f} ms, {one.rate(seconds) / 1e9:.1f} GB/s, {one.share(seconds):.0%} of the limit"
         for name, seconds in (("median", plain.median), ("best", plain.best))
     ]
-    return [
+    lines = [
         f"A pass over one token after {one.context}: {'; '.join(achieved)}.",
         f"It reads {read.total / 1e6:.1f} MB ({read.cache / 1e6:.1f} of them keys and values), which takes "
         f"{one.least * 1e3:.2f} ms at {machine.limit / 1e9:.1f} GB/s: memory gives {machine.memory / 1e9:.1f}, "
         f"as many bytes read again and again {machine.again / 1e9:.1f}.",
     ]
+    if plain.median > BUSY * plain.best:
+        lines.append(
+            f"Something else ran on this machine: the median is {plain.median / plain.best:.2f} times the best. Take "
+            "what follows for a rough guide."
+        )
+    return lines
 
 
 def pass_table(one: "Profile") -> "Table":

@@ -88,9 +88,14 @@ class Seen:
     inside: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GROUPS, 0))
     outermost: int = 0
 
+    @property
+    def operators(self) -> int:
+        """All of them."""
+        return self.outermost + sum(self.inside.values())
+
 
 def operators(body: PortableBody, tokens: Sequence[int], seconds: float, clock: Clock = time.perf_counter) -> Operators:
-    """Profile passes, and say by the least disturbed of them how the seconds of one that is not profiled divide.
+    """Profile passes, and say how the seconds of one that is not profiled divide.
 
     Args:
         body: its cache holds the context and has room for the tokens; it then holds the same.
@@ -105,13 +110,16 @@ def operators(body: PortableBody, tokens: Sequence[int], seconds: float, clock: 
 
     # Nobody's first time.
     profiled(run, on)
-    wall, profiler = min((profiled(run, on) for _ in range(REPEAT)), key=lambda one: one[0])
-    return divide(sort_events(profiler.events() or (), on), wall, event_price(clock), seconds, on)
+    watched = [profiled(run, on) for _ in range(REPEAT)]
+    seen = [(wall, sort_events(profiler.events() or (), on)) for wall, profiler in watched]
+    return divide(seen, event_price(clock), seconds, on)
 
 
 def profiled(run: Callable[[], float], on: str) -> tuple[float, Any]:
     """The seconds that `run` returns, and the profiler that watched it."""
-    activities = [ProfilerActivity.CPU] if on == "cpu" else [ProfilerActivity.CPU, getattr(ProfilerActivity, on.upper())]
+    activities = (
+        [ProfilerActivity.CPU] if on == "cpu" else [ProfilerActivity.CPU, getattr(ProfilerActivity, on.upper())]
+    )
     with profile(activities=activities) as profiler:
         return run(), profiler
 
@@ -153,28 +161,35 @@ def sort_events(events: Any, on: str = "cpu") -> Seen:
     return seen
 
 
-def divide(seen: Seen, wall: float, price: float, seconds: float, on: str) -> Operators:
-    """A profiled pass without what the profiler added, scaled to `seconds`.
+def divide(passes: Sequence[tuple[float, Seen]], price: float, seconds: float, on: str) -> Operators:
+    """The least that each part took in any of the profiled passes, scaled to `seconds` altogether.
 
-    What the profiler does for an operator it does before and after it is timed: in the time of the operator that
-    called it, or between operators. On an accelerator all of it is between operators.
+    The least, since whatever else runs on the machine only adds, to another part in every pass.
 
     Args:
-        seen: the pass.
-        wall: its seconds.
+        passes: seconds and what was seen, of one pass or more.
         price: seconds that the profiler added for each operator.
         seconds: what the parts are to come to.
         on: whose time the operators' is.
     """
-    inside = seen.inside if on == "cpu" else dict.fromkeys(GROUPS, 0)
-    added = price * (seen.outermost + sum(seen.inside.values()))
-    parts = {name: max(seen.seconds[name] - price * inside[name], 0.0) for name in GROUPS}
-    between = max(wall - added - sum(parts.values()), 0.0)
-    whole = between + sum(parts.values())
+    divided = [_parts(wall, seen, price, on) for wall, seen in passes]
+    least = {name: min(parts[name] for parts in divided) for name in (*GROUPS, BETWEEN)}
+    whole, seen = sum(least.values()), passes[0][1]
     scale = seconds / whole if whole else 0.0
-    groups = [Group(name, parts[name] * scale, seen.calls[name]) for name in GROUPS]
+    groups = [Group(name, least[name] * scale, seen.calls[name]) for name in GROUPS]
     groups.sort(key=lambda group: -group.seconds)
-    return Operators(tuple(groups), between * scale if whole else seconds, added, on)
+    return Operators(tuple(groups), least[BETWEEN] * scale, price * seen.operators, on)
+
+
+def _parts(wall: float, seen: Seen, price: float, on: str) -> dict[str, float]:
+    """Seconds by part of one pass, without what the profiler added.
+
+    What it does for an operator it does before and after it is timed: in the time of the operator that called it, or
+    between operators. On an accelerator all of it is between operators.
+    """
+    inside = seen.inside if on == "cpu" else dict.fromkeys(GROUPS, 0)
+    parts = {name: max(seen.seconds[name] - price * inside[name], 0.0) for name in GROUPS}
+    return {**parts, BETWEEN: max(wall - price * seen.operators - sum(parts.values()), 0.0)}
 
 
 def _place(event: Any) -> tuple[str, bool]:
