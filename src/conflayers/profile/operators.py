@@ -21,7 +21,7 @@ GROUPS = (PRODUCTS, ATTENTION, NORMS, ELEMENTWISE, COPIES, OTHER)
 # operators that little else uses.
 NAMES = (
     (ATTENTION, re.compile(r"attention|softmax")),
-    (PRODUCTS, re.compile(r"linear|mm$|^matmul$|einsum|gemm|gemv|^mv$")),
+    (PRODUCTS, re.compile(r"linear|mm(_|$)|^matmul$|einsum|gemm|gemv|^mv$")),
     (NORMS, re.compile(r"norm|^(pow|mean|var|rsqrt)$")),
     (COPIES, re.compile(r"^(copy_|to|_to_copy|clone|contiguous|cat|stack|repeat|index_copy_|index_put_)$")),
     (ELEMENTWISE, re.compile(r"^(add|sub|mul|div|neg|roll|cos|sin|exp|tanh|sigmoid|silu|gelu|relu|clamp|where)_?$")),
