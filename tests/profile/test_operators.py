@@ -25,7 +25,8 @@ from conflayers.profile.operators import (
     ("name", "group"),
     [
         ("aten::linear", PRODUCTS), ("aten::addmm", PRODUCTS), ("aten::_grouped_mm", PRODUCTS), ("own::gemv", PRODUCTS),
-        ("aten::_weight_int4pack_mm_for_cpu", PRODUCTS), ("mkldnn::_linear_pointwise", PRODUCTS), ("aten::lgamma", None),
+        ("aten::_weight_int4pack_mm_for_cpu", PRODUCTS), ("mkldnn::_linear_pointwise", PRODUCTS),
+        ("aten::lgamma", None),
         ("aten::scaled_dot_product_attention", ATTENTION), ("aten::_softmax", ATTENTION),
         ("aten::rms_norm", NORMS), ("aten::rsqrt", NORMS), ("aten::native_layer_norm", NORMS),
         ("aten::mul", ELEMENTWISE), ("aten::add_", ELEMENTWISE), ("aten::silu", ELEMENTWISE),
