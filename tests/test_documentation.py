@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from conflayers.cli import app
 from conflayers.methods import METHODS
+from conflayers.profile import bandwidth
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/guide.md", "docs/methods.md")
@@ -63,6 +64,7 @@ def run_shell(text: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*pad_token_id.*")
 def test_every_example_runs(page, models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bandwidth, "BYTES", 1 << 20)
     names: dict[str, Any] = {"picture": Image.new("RGB", (40, 30), "red")}
     for language, text in blocks(page):
         code = replaced(text, models)

@@ -15,6 +15,7 @@ from conflayers.cli.inspect import run as inspect
 from conflayers.cli.methods import run as methods
 from conflayers.cli.plans import app as plans
 from conflayers.cli.predict import run as predict
+from conflayers.cli.profile import run as profile
 from conflayers.cli.search import run as search
 from conflayers.errors import ConfLayersError
 
@@ -51,6 +52,7 @@ app.command("inspect")(inspect)
 app.command("demo")(demo)
 app.command("export")(export)
 app.command("predict")(predict)
+app.command("profile")(profile)
 app.command("search")(search)
 app.add_typer(bench, name="bench")
 app.add_typer(plans, name="plans")

@@ -1,0 +1,1 @@
+"""Where the time of a pass goes on this machine, and how far that is from what its memory allows."""
