@@ -154,7 +154,7 @@ def check_results(folder: Path, model: str | None = None) -> None:
 
 
 def show_checked(checked: list["Checked"], plain: dict[str, float], left_out: list[str]) -> None:
-    """One method a line, in the order of the benchmark, after what they are compared with; those left out at the end."""
+    """Plain decoding, then one method a line in the order of the benchmark, then those left out."""
     out().print("Speedup over plain decoding, predicted by rounds timed now and measured in the benchmark")
     out().print(
         f"plain decoding: {plain['predicted']:.2f} s by the rounds timed now, {plain['measured']:.2f} s measured"
