@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 PLAIN = "vanilla"
 # In every turn each method answers one request of so many new tokens: few, so that all meet the machine in one mood.
 SAMPLE = 24
-TURNS = 24
+TURNS = 32
 # Turns that are run and not counted: in them the methods' rules learn what passes cost and confidences are worth.
 WARM_UP = 3
-# Share of the turns that count, the fastest ones as a whole. Where other work comes and goes, the slow ones hit one
-# method more than another; picked by turn, and not by method, what is left is picked for all alike.
-QUIET = 0.5
+# Share of the turns that count: without the slowest as a whole. A burst of other work in the middle of a turn hits one
+# method and spares another; left out by turn, and not by method, it is left out for all alike. Means of what is left,
+# and not medians: the run they predict was disturbed on average, too.
+CALM = 0.75
 # How far apart two turns begin in the text: every one is another, and the ends of texts come anywhere in them.
 STRIDE = 111
 # Options of a method that say how it drafts. Those of its search do not matter to a plan that stays.
@@ -111,11 +112,11 @@ def calibrate(
     turns: int = TURNS,
     clock: Clock = time.perf_counter,
 ) -> Costs:
-    """Let plain decoding and every method answer short requests in turns, and take the means of the quieter turns.
+    """Let plain decoding and every method answer short requests in turns, and take the means of the calmer turns.
 
     The requests go the whole way: the method's own rules for the draft, the sampler, the round, the text. Only what is
-    skipped is fixed, so that nothing is searched for. How many tokens they draft and what of it is accepted is counted,
-    so it does not matter that other requests would draft more or less.
+    skipped is fixed, so that nothing is searched for. Prices are by token, row and round, so it does not matter that
+    other requests draft more or less and have more of it accepted.
 
     Args:
         llm: the model; it answers no other request meanwhile.
@@ -124,7 +125,7 @@ def calibrate(
         prompt: tokens of a request's prompt, 1 or more.
         new_tokens: tokens a request adds, 2 or more. The rounds timed are those in the middle of them.
         choice: how tokens are chosen: `temperature` and `seed`; greedy if empty.
-        turns: how many count in the end or are left out as the slower half, 1 or more.
+        turns: how often each answers, 1 or more; the slowest quarter of them is left out.
         clock: seconds, the clock by which the requests time themselves.
 
     Raises:
@@ -144,7 +145,7 @@ def calibrate(
         return _turn(llm, tasks, text[start : start + context], prompt, sample, choice or {}, clock)
 
     timed = sorted([turn(index) for index in range(WARM_UP + turns)][WARM_UP:], key=lambda one: one.seconds)
-    kept = timed[: max(int(turns * QUIET), 1)]
+    kept = timed[: max(int(turns * CALM), 1)]
     rounds = {name: [one for each in kept for one in each.rounds[name]] for name in tasks}
     plain = [one.draft + one.rest for one in rounds[PLAIN]]
     if not plain:
