@@ -129,8 +129,7 @@ def calibrate(
         clock: seconds, the clock by which the requests time themselves.
 
     Raises:
-        InputError: an argument out of range, no such method, requests that do not fit the context, or a method that
-            drafted nothing.
+        InputError: an argument out of range, no such method, too long a request, or a method that drafted nothing.
         PlanError: a plan that does not fit the model.
     """
     if not written or prompt < 1 or new_tokens < 2 or turns < 1:
@@ -144,14 +143,17 @@ def calibrate(
         start = index * STRIDE % len(written)
         return _turn(llm, tasks, text[start : start + context], prompt, sample, choice or {}, clock)
 
-    timed = sorted([turn(index) for index in range(WARM_UP + turns)][WARM_UP:], key=lambda one: one.seconds)
-    kept = timed[: max(int(turns * CALM), 1)]
+    kept = _calmest([turn(index) for index in range(WARM_UP + turns)][WARM_UP:])
     rounds = {name: [one for each in kept for one in each.rounds[name]] for name in tasks}
     plain = [one.draft + one.rest for one in rounds[PLAIN]]
     if not plain:
         raise InputError("every text ended at once: there was no round to time")
     drafting = {name: _drafting(name, plan, rounds[name]) for name, plan in plans.items()}
     return Costs(context, sum(one.request for one in kept) / len(kept), sum(plain) / len(plain), drafting)
+
+
+def _calmest(turns: Sequence[_Turn]) -> list[_Turn]:
+    return sorted(turns, key=lambda one: one.seconds)[: max(int(len(turns) * CALM), 1)]
 
 
 def _task(llm: "Llm", name: str, plan: Plan | None, clock: Clock) -> "Method":
