@@ -202,7 +202,7 @@ def side_by_side(documents: Mapping[str, Document]) -> str:
 
 
 def predictions(documents: Mapping[str, Document]) -> str:
-    """A table of what was predicted from counts and passes timed apart, and what was measured."""
+    """A table of what was predicted from counts and rounds timed apart, and what was measured."""
     (document,) = documents.values()
     lines = _heads(
         "", "predicted", "measured", "difference", "drafts of", "acceptance", "skipped", "search, not predicted"

@@ -1,11 +1,15 @@
 """The ways to decode, on a model with layers that do almost nothing."""
 
+import logging
+
 import pytest
 import torch
 from planted import planted_model
+from transformers.utils import logging as transformers_logging
 
 import conflayers
 from conflayers.bench.data import Sample
+from conflayers.bench.peers import OLD_CALL
 from conflayers.bench.record import PHASES
 from conflayers.bench.results import Results
 from conflayers.bench.run import Benchmark, samples_of
@@ -48,6 +52,22 @@ def test_passes_of_transformers_are_counted(llm, plain):
     # Every pass brings one token, and what it found before.
     assert 1 + stats.num_plain_steps + stats.num_accepted_draft_tokens == COUNT
     assert not llm.model._forward_pre_hooks
+
+
+def test_what_transformers_warns_itself_of_is_kept_from_who_benchmarks(llm):
+    said, logger = [], logging.getLogger("transformers.generation.utils")
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    transformers_logging.warning_once.cache_clear()
+    try:
+        (way,) = make_ways(llm, ["hf-early-exit"], {}, False)
+        way.run(PROMPT, COUNT)
+        assert said == []
+        logger.warning(OLD_CALL)
+        assert said == [OLD_CALL]
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_a_task_learns_over_requests_unless_it_is_to_be_fresh(llm):

@@ -62,7 +62,9 @@ def test_a_folder_and_figures_of_ones_own(run, model):
 
 def test_a_benchmarks_runs_are_predicted_from_their_counts(run, model, other_model, tmp_path):
     llm = conflayers.load(model, dtype="float32")
-    tasks = {"vanilla": llm.task("vanilla"), "half": llm.task("fixed", plan=conflayers.Plan.layers([2, 4]))}
+    plan = conflayers.Plan.layers([2, 4])
+    third = "uniform:skip_ratio=0.3:draft_length=2"
+    tasks = {"vanilla": llm.task("vanilla"), "hf": llm.task("vanilla"), third: llm.task("fixed", plan, draft_length=2)}
     settings = {
         "model": "tiny", "source": model, "identity": asdict(llm.body.identity), "layers": 6, "dtype": "float32",
         "device": "cpu", "threads": torch.get_num_threads(), "methods": list(tasks), "repeat": 1,
@@ -70,23 +72,32 @@ def test_a_benchmarks_runs_are_predicted_from_their_counts(run, model, other_mod
     results = Results(settings, {}, [{"id": "1", "data": "d", "category": "c"}])
     for name, task in tasks.items():
         done = llm.generate([3, 5, 8, 2] * 4, task=task, max_new_tokens=24)
-        plan = None if done.plan is None else str(done.plan)
+        words = None if done.plan is None else str(done.plan)
         stats, ids = done.stats, done.token_ids
-        results.records.append(Record(name, "d", "c", 0, 0, 0, stats.total_seconds, 0.0, stats, ids, plan))
+        results.records.append(Record(name, "d", "c", 0, 0, 0, stats.total_seconds, 0.0, stats, ids, words))
     results.save(tmp_path)
     result = run("predict", "--results", str(tmp_path))
     found = document(result)
     (row,) = found["rows"]
-    assert (row["method"], row["requests"], row["new_tokens"]) == ("half", 1, 24)
+    assert (row["method"], row["requests"], row["new_tokens"]) == (third, 1, 24)
     assert row["skip_ratio"] == pytest.approx(1 / 3)
     assert row["predicted"] > 0
     assert row["difference"] == pytest.approx(row["predicted"] / row["measured"] - 1)
-    assert list(found["costs"]["draft_step_ms"]) == ["skips layers 2, 4"]
-    assert "half: predicted" in result.stdout
+    assert {name: one["plan"] for name, one in found["costs"]["drafting"].items()} == {third: "skips layers 2, 4"}
+    assert all(
+        value > 0 for name, value in found["costs"]["drafting"][third].items() if name in ("token_ms", "round_ms")
+    )
+    # All that is said stands in one place and in one order: what is compared with, what is predicted, what is left out.
+    first, of_plain, of_third, of_hf, _ = result.stdout.splitlines()
+    assert "predicted by rounds timed now" in first
+    assert of_plain.startswith("plain decoding: ")
+    assert of_third.startswith(f"{third}: predicted")
+    assert of_hf == "hf: left out, for it did not draft with a part of the model"
+    assert result.stderr == ""
     assert found["plain_seconds"]["measured"] == pytest.approx(results.records[0].seconds)
 
     shown = document(run("predict", model, "--results", str(tmp_path)))
-    assert [one["method"] for one in shown["rows"]] == ["half"]
+    assert [one["method"] for one in shown["rows"]] == [third]
     foreign = run("predict", other_model, "--results", str(tmp_path))
     assert "is not the model of the results" in foreign.stderr
 

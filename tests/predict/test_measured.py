@@ -1,16 +1,15 @@
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
-from doubles import FakeBody, Ticks
 from hypothesis import given
 from hypothesis import strategies as st
+from priced import PricedLlm
 
 from conflayers.bench.record import Record
 from conflayers.bench.results import Results
 from conflayers.errors import InputError
 from conflayers.plan import FULL, Plan
-from conflayers.predict.calibration import Costs, calibrate
+from conflayers.predict.calibration import Costs, Drafting
 from conflayers.predict.measured import (
     calibrate_for,
     count_methods,
@@ -22,19 +21,7 @@ from conflayers.predict.measured import (
 from conflayers.stats import Stats
 
 PLAN = Plan.layers([1, 2, 3, 4])
-COSTS = Costs(100, plain=10.0, prefill=30.0, steps={PLAN: 6.0}, verifications={1: 10.0, 3: 12.0, 5: 20.0})
-
-
-class Priced(FakeBody):
-    """Ten for a pass, one for each row more than the first; one less for each layer that the plan leaves out."""
-
-    def __init__(self, clock):
-        super().__init__()
-        self.clock = clock
-
-    def forward(self, tokens, **arguments):
-        self.clock.now += 10 + len(tokens) - 1 - len(self.plan.whole_layers)
-        return super().forward(tokens, **arguments)
+COSTS = Costs(100, request=30.0, plain=10.0, drafting={"ours": Drafting(PLAN, token=6.0, row=0.5, round=12.0)})
 
 
 def record(method, sample, seconds, stats, plan=None, **changes):
@@ -60,46 +47,14 @@ def results(*records, layers=8):
     return Results({"layers": layers}, {}, [], list(records))
 
 
-def test_costs_are_timed_one_by_one():
-    clock = Ticks()
-    body = Priced(clock)
-    other = Plan.layers([1])
-    costs = calibrate(SimpleNamespace(body=body), [PLAN, other], [3, 5], range(20), prompt=12, repeat=3, clock=clock)
-    assert (costs.context, costs.plain, costs.prefill) == (20, 10, 21)
-    assert costs.steps == {PLAN: 6, other: 9}
-    assert costs.verifications == {1: 10, 3: 12, 5: 14}
-    assert body.length == 0
+@pytest.mark.parametrize(("ratio", "seconds"), [(0.5, 6), (0.25, 8), (0.0, 10), (0.75, 4), (2.0, 0)])
+def test_drafted_tokens_follow_the_skip_ratio(ratio, seconds):
+    assert COSTS.token("ours", ratio, 8) == pytest.approx(seconds)
 
 
-def test_a_calibration_that_cannot_be_is_an_error():
-    llm = SimpleNamespace(body=FakeBody(context=12))
-    for tokens, rows, arguments, named in (
-        (range(8), [8], {}, "context of 12"),
-        ([1], [1], {}, "two tokens"),
-        (range(5), [0], {}, "sizes"),
-        (range(5), [2], {"prompt": 6}, "prompt"),
-        (range(5), [2], {"repeat": 0}, "repeats"),
-    ):
-        with pytest.raises(InputError, match=named):
-            calibrate(llm, [PLAN], rows, tokens, **arguments)
-
-
-def test_the_cache_is_given_back_when_a_pass_fails():
-    body = FakeBody(fail_at=5)
-    with pytest.raises(RuntimeError, match="planted"):
-        calibrate(SimpleNamespace(body=body), [PLAN], [3], range(9))
-    assert body.cached == []
-
-
-@pytest.mark.parametrize(("rows", "seconds"), [(1, 10), (2, 11), (3, 12), (4, 16), (5, 20), (6, 24)])
-def test_verifications_between_and_beyond_those_timed(rows, seconds):
-    assert COSTS.verification(rows) == pytest.approx(seconds)
-    assert Costs(1, 1.0, 1.0, {}, {1: 7.0}).verification(rows) == 7
-
-
-@pytest.mark.parametrize(("ratio", "seconds"), [(0.5, 6), (0.25, 8), (0.0, 10), (0.75, 4)])
-def test_draft_steps_follow_the_skip_ratio(ratio, seconds):
-    assert COSTS.draft_step(PLAN, ratio, 8) == pytest.approx(seconds)
+def test_a_plan_that_skips_nothing_has_one_price():
+    costs = Costs(1, 1.0, 9.0, {"whole": Drafting(FULL, 11.0, 0.0, 0.0)})
+    assert costs.token("whole", 0.5, 8) == 11
 
 
 def test_a_methods_time_by_hand_from_its_counts():
@@ -108,8 +63,8 @@ def test_a_methods_time_by_hand_from_its_counts():
     )
     assert left_out == []
     assert predicted_seconds(plain, COSTS, 8) == pytest.approx(30 + 100 * 10)
-    # A prefill, 4 plain steps, 60 draft steps at 6, 20 verifications of 3 rows and 5 of 5.
-    assert predicted_seconds(ours, COSTS, 8) == pytest.approx(30 + 40 + 360 + 20 * 12 + 5 * 20)
+    # Up to the first token, 4 plain rounds, 60 drafted tokens at 6, 25 rounds at 12, and 60 rows.
+    assert predicted_seconds(ours, COSTS, 8) == pytest.approx(30 + 40 + 360 + 25 * 12 + 60 * 0.5)
 
 
 def test_siblings_are_rows_of_the_verification():
@@ -118,7 +73,7 @@ def test_siblings_are_rows_of_the_verification():
     _, (ours,), _ = count_methods(
         results(record("vanilla", 0, 1, plain_stats()), record("ours", 0, 1, stats, str(PLAN)))
     )
-    assert predicted_seconds(ours, COSTS, 8) == pytest.approx(30 + 40 + 360 + 20 * 16 + 5 * 24)
+    assert predicted_seconds(ours, COSTS, 8) == pytest.approx(30 + 40 + 360 + 25 * 12 + 85 * 0.5)
 
 
 def test_predicted_and_measured_side_by_side_over_shared_requests():
@@ -131,7 +86,7 @@ def test_predicted_and_measured_side_by_side_over_shared_requests():
         ),
         COSTS,
     )
-    assert found.predicted == pytest.approx((71 / 770) / (101 / 1030))
+    assert found.predicted == pytest.approx((71 / 760) / (101 / 1030))
     assert found.measured == pytest.approx((71 / 500) / (101 / 1000))
     assert found.difference == pytest.approx(found.predicted / found.measured - 1)
     assert (found.draft_length, found.acceptance, found.select_share) == pytest.approx((60 / 25, 41 / 60, 7 / 500))
@@ -164,24 +119,54 @@ def test_without_plain_decoding_there_is_nothing_to_compare_with():
         count_methods(results(record("ours", 0, 1, drafted_stats())))
 
 
-def test_a_benchmark_is_calibrated_with_its_plans_sizes_and_length():
-    clock = Ticks()
-    body = Priced(clock)
+def test_methods_stand_in_the_order_they_were_named_in():
     runs = results(
-        record("vanilla", 0, 1000, plain_stats()),
-        record("ours", 0, 500, drafted_stats(), str(PLAN)),
-        record("search", 0, 500, drafted_stats(), None),
+        record("swift", 0, 1, drafted_stats(), str(PLAN)),
+        record("ours", 0, 1, drafted_stats(), str(PLAN)),
+        record("vanilla", 0, 1, plain_stats()),
     )
-    costs = calibrate_for(SimpleNamespace(body=body), runs, repeat=2, clock=clock)
-    # 50 of the prompt and half of 101; drafts of 2 and 4; half of eight layers where the plan in the end was none.
-    assert (costs.context, costs.prefill) == (100, 59)
-    assert costs.verifications == {1: 10, 3: 12, 5: 14}
-    assert costs.steps == {PLAN: 6, even_plan(8, 0.5): 6}
+    runs.settings["methods"] = ["vanilla", "ours", "swift"]
+    assert [counts.method for counts in count_methods(runs)[1]] == ["ours", "swift"]
 
 
-def test_results_of_another_model_are_an_error():
+def test_what_was_measured_is_predicted_from_counts_and_other_requests():
+    """The runs are as long and draft as much as they like: by known prices their time follows from their counts."""
+    llm = PricedLlm()
+    methods = {"vanilla": None, "uniform:draft_length=3": PLAN, "uniform:draft_length=5:tree=none": Plan.layers([1])}
+    runs = Results({"layers": 8, "methods": list(methods)}, {}, [{"id": "1", "data": "d", "category": "c"}] * 2)
+    for name, plan in methods.items():
+        for sample, length in enumerate((60, 40)):
+            seconds, stats, tokens = llm.answer(name, plan, range(length), 50 + length)
+            one = record(name, sample, seconds, stats, None if plan is None else str(plan))
+            one.token_ids = tokens
+            runs.records.append(one)
+    costs = calibrate_for(llm, runs, turns=2, clock=llm.clock)
+    checked = validate(runs, costs)
+    assert [one.method for one in checked] == list(methods)[1:]
+    for one in checked:
+        assert one.predicted_seconds == pytest.approx(one.measured_seconds)
+        assert one.difference == pytest.approx(0)
+
+
+def test_sampled_runs_are_calibrated_with_sampled_requests():
+    llm = PricedLlm()
+    runs = results(record("vanilla", 0, 1, plain_stats()), record("uniform", 0, 1, drafted_stats(), str(PLAN)))
+    runs.settings |= {"temperature": 0.8, "seed": 3}
+    calibrate_for(llm, runs, turns=1, clock=llm.clock)
+    assert llm.choices == {(("seed", 3), ("temperature", 0.8))}
+    runs.settings |= {"temperature": None, "seed": None}
+    llm.choices.clear()
+    calibrate_for(llm, runs, turns=1, clock=llm.clock)
+    assert llm.choices == {()}
+
+
+def test_results_that_cannot_be_calibrated_with_are_an_error():
     with pytest.raises(InputError, match="9 layers"):
-        calibrate_for(SimpleNamespace(body=FakeBody()), results(record("vanilla", 0, 1, plain_stats()), layers=9))
+        calibrate_for(PricedLlm(), results(record("vanilla", 0, 1, plain_stats()), layers=9))
+    silent = record("vanilla", 0, 1, plain_stats())
+    silent.token_ids = []
+    with pytest.raises(InputError, match="wrote nothing"):
+        calibrate_for(PricedLlm(), results(silent))
 
 
 @given(st.frozensets(st.integers(0, 12)), st.frozensets(st.integers(0, 12)))

@@ -1,9 +1,10 @@
 """What a user could pick instead: transformers' own ways to decode, and llama.cpp on the same weights."""
 
 import inspect
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from conflayers.options import whole
 from conflayers.stats import Stats
 
 LOOKUP_TOKENS = 10
+# What transformers says to itself: the drafts of its early exit call `generate` in a way that it means to give up.
+OLD_CALL = "Passing `generation_config` together with generation-related arguments"
 
 
 class _FirstToken(BaseStreamer):  # type: ignore[misc]
@@ -45,6 +48,7 @@ class Transformers:
         settings: what `generate` is given beside the prompt and the length.
         choice: temperature and seed; greedy if empty.
         counted: whether every pass it makes is one of the whole model, so that passes can be counted from outside.
+        inside: entered around every request.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Transformers:
     settings: dict[str, Any] = field(default_factory=dict)
     choice: dict[str, Any] = field(default_factory=dict)
     counted: bool = True
+    inside: Callable[[], AbstractContextManager[None]] = nullcontext
     clock: Clock = time.perf_counter
     same_text: bool = True
 
@@ -64,7 +69,7 @@ class Transformers:
     def run(self, ids: Sequence[int], count: int) -> Answer:
         """Generate; the wall clock is read when the device has finished."""
         model, first = self.llm.model, _FirstToken(self.clock)
-        with _passes(model) as passes:
+        with self.inside(), _passes(model) as passes:
             synchronise(model.device)
             begun = self.clock()
             tokens = transformers_tokens(self.llm, ids, count, streamer=first, **self._sampling(), **self.settings)
@@ -100,6 +105,21 @@ def _passes(model: torch.nn.Module) -> Iterator[list[int]]:
         yield count
     finally:
         handle.remove()
+
+
+@contextmanager
+def _without_old_call() -> Iterator[None]:
+    """Inside this context transformers keeps that one warning to itself: who benchmarks can do nothing about it."""
+    logger = logging.getLogger("transformers.generation.utils")
+
+    def others(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(OLD_CALL)
+
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
 
 
 @dataclass(slots=True)
@@ -186,7 +206,8 @@ def make_early_exit(llm: Llm, name: str, options: dict[str, Any], choice: dict[s
     whole("layer", layer, 1)
     if layer >= llm.body.layers:
         raise InputError(f"{name}: layer must be below the model's {llm.body.layers} layers, not {layer}")
-    return Transformers(name, llm, {"assistant_early_exit": layer}, choice, counted=False)
+    settings = {"assistant_early_exit": layer}
+    return Transformers(name, llm, settings, choice, counted=False, inside=_without_old_call)
 
 
 def make_llamacpp(llm: Llm, name: str, options: dict[str, Any], choice: dict[str, Any]) -> LlamaCpp:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conflayers.cli.console import load_model, note, out, print_json
+from conflayers.cli.console import busy, load_model, out, print_json
 from conflayers.errors import InputError
 
 if TYPE_CHECKING:
+    from conflayers.predict.measured import Checked
     from conflayers.predict.prediction import Given, Prediction, Roofline
 
 Model = Annotated[
@@ -68,8 +69,8 @@ def run(
 ) -> None:
     """Predict the speedup of drafting with a part of the model; the last line is one JSON document.
 
-    With --results, predict the runs of a benchmark made on this machine from their counts and from passes timed now,
-    and say how far off that is.
+    With --results, predict the runs of a benchmark made on this machine from their counts and from what rounds take
+    now, and say how far off that is.
     """
     given = {name: value for name, value in locals().items() if name != "results"}
     if results is not None:
@@ -121,7 +122,7 @@ def show(model: str | None, rows: list["Prediction"], assumed: list[str]) -> Non
 
 
 def check_results(folder: Path, model: str | None = None) -> None:
-    """Predict a benchmark's runs from their counts and passes timed now, and print both.
+    """Predict a benchmark's runs from their counts and rounds timed now, and print both.
 
     Args:
         folder: what `conflayers bench` wrote.
@@ -135,8 +136,6 @@ def check_results(folder: Path, model: str | None = None) -> None:
 
     results = Results.load(folder)
     plain, counted, left_out = count_methods(results)
-    for name in left_out:
-        note(f"{name} is left out: it did not draft with a part of the model")
     if not counted:
         raise InputError(f"{folder} has no method that drafted with a part of the model: nothing to predict")
     settings = results.settings
@@ -144,22 +143,30 @@ def check_results(folder: Path, model: str | None = None) -> None:
     llm = load_model(source, settings["threads"], dtype=settings["dtype"], device=settings["device"])
     if asdict(llm.body.identity) != settings.get("identity"):
         raise InputError(f"{source} is not the model of the results in {folder}: name that one as MODEL")
-    if settings.get("temperature"):
-        note("these runs drew tokens at random; passes are timed with greedy decisions")
-    costs = calibrate_for(llm, results)
+    with busy(f"timing the rounds of {len(counted)} methods and of plain decoding, in turns"):
+        costs = calibrate_for(llm, results)
     checked = validate(results, costs)
     seconds = {"predicted": predicted_seconds(plain, costs, settings["layers"]), "measured": plain.seconds}
-    now, then = seconds["predicted"], seconds["measured"]
-    out().print(f"plain decoding: {now:.2f} s by the passes timed now, {then:.2f} s in the benchmark")
+    show_checked(checked, seconds, left_out)
+    rows = [asdict(one) for one in checked]
+    timed = {"costs": costs.as_dict(), "plain_seconds": seconds}
+    print_json({"model": settings["model"], **timed, "left_out": left_out, "rows": rows})
+
+
+def show_checked(checked: list["Checked"], plain: dict[str, float], left_out: list[str]) -> None:
+    """Plain decoding, then one method a line in the order of the benchmark, then those left out."""
+    out().print("Speedup over plain decoding, predicted by rounds timed now and measured in the benchmark")
+    out().print(
+        f"plain decoding: {plain['predicted']:.2f} s by the rounds timed now, {plain['measured']:.2f} s measured"
+    )
     for one in checked:
         out().print(
             f"{one.method}: predicted {one.predicted:.3f}, measured {one.measured:.3f}, {one.difference:+.1%} "
             f"(skip ratio {one.skip_ratio:.2f}, drafts of {one.draft_length:.2f}, acceptance {one.acceptance:.2f}, "
             f"{one.select_share:.1%} of the time spent choosing)"
         )
-    rows = [asdict(one) for one in checked]
-    timed = {"costs": costs.as_dict(), "plain_seconds": seconds}
-    print_json({"model": settings["model"], **timed, "left_out": left_out, "rows": rows})
+    for name in left_out:
+        out().print(f"{name}: left out, for it did not draft with a part of the model")
 
 
 def rooflines(given: dict[str, Any]) -> "Roofline":

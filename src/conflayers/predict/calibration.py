@@ -1,170 +1,210 @@
-"""What passes cost on this machine, timed apart from any run: plain steps, draft steps, verifications, prefills."""
+"""What decoding costs on this machine, timed apart from any run, by short requests that go the whole way.
+
+A token takes more than its pass through the model: it is chosen, its siblings and the length of the draft are decided,
+what was accepted is kept and learnt from, and ids become text. So whole rounds are timed, not passes.
+"""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from conflayers.bench.spec import split
 from conflayers.errors import InputError
+from conflayers.methods import DRAFTER_OPTIONS
 from conflayers.plan import Plan
+from conflayers.predict.watch import Clock, Timed, Watch
 
 if TYPE_CHECKING:
     from conflayers.api import Llm
-    from conflayers.round import State
+    from conflayers.round import Method
 
-Clock = Callable[[], float]
+PLAIN = "vanilla"
+# In every turn each method answers one request of so many new tokens: few, so that all meet the machine in one mood.
+SAMPLE = 24
+TURNS = 32
+# Turns that are run and not counted: in them the methods' rules learn what passes cost and confidences are worth.
+WARM_UP = 3
+# Share of the turns that count: without the slowest as a whole. A burst of other work in the middle of a turn hits one
+# method and spares another; left out by turn, and not by method, it is left out for all alike. Means of what is left,
+# and not medians: the run they predict was disturbed on average, too.
+CALM = 0.75
+# How far apart two turns begin in the text: every one is another, and the ends of texts come anywhere in them.
+STRIDE = 111
+# Options of a method that say how it drafts. Those of its search do not matter to a plan that stays.
+DRAFTING_OPTIONS = {*DRAFTER_OPTIONS, "variant"}
 
-REPEAT = 40
-# Turns that are run and not counted, so that nothing is timed for the first time.
-WARM_UP = 2
-# Draft steps timed together: few, for on a busy machine what takes long is interrupted more often than what does not.
-STEPS = 1
+
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """Seconds that a method's drafts take.
+
+    Attributes:
+        plan: what the drafts skip.
+        token: of a drafted token: its pass, choosing it and its siblings, and deciding whether to draft another.
+        row: of a token in the verification, drafted or beside.
+        round: of all else in a round: the verification's pass, accepting, the cache, what is learnt, the text.
+    """
+
+    plan: Plan
+    token: float
+    row: float
+    round: float
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Median seconds of passes at one length of context.
+    """Mean seconds of what requests are made of.
 
     Attributes:
-        context: tokens up to and with the first that each pass runs; a prefill begins with an empty cache.
-        plain: a step of plain decoding.
-        prefill: a pass over a prompt.
-        steps: a draft step, by plan.
-        verifications: a pass of the whole model over so many rows, by rows; 1 is a plain step.
+        context: tokens in front of the first round timed.
+        request: up to the first new token and with it: preparation, and the pass over the prompt.
+        plain: a round of plain decoding, which adds one token.
+        drafting: by method.
     """
 
     context: int
+    request: float
     plain: float
-    prefill: float
-    steps: dict[Plan, float]
-    verifications: dict[int, float]
+    drafting: dict[str, Drafting]
 
-    def verification(self, rows: float) -> float:
-        """Seconds of a verification: on the straight line between the sizes measured, or through the nearest two."""
-        sizes = sorted(self.verifications)
-        if len(sizes) == 1:
-            return self.verifications[sizes[0]]
-        above = next((i for i, size in enumerate(sizes) if size >= rows), len(sizes) - 1)
-        low, high = sizes[max(above - 1, 0)], sizes[max(above, 1)]
-        share = (rows - low) / (high - low)
-        return self.verifications[low] + share * (self.verifications[high] - self.verifications[low])
+    def token(self, method: str, skip_ratio: float, layers: int) -> float:
+        """Seconds of a drafted token that skips `skip_ratio`, from one whose plan skips about as much.
 
-    def draft_step(self, plan: Plan, skip_ratio: float, layers: int) -> float:
-        """Seconds of a draft step that skips `skip_ratio`, from a plan that skips about as much.
-
-        Between a plain step and the plan's step, and beyond, a draft step is taken to follow a straight line.
+        Between a plain round, which is a pass and about as much beside it, and the plan's token, and beyond, lies a
+        straight line.
         """
-        whole = plan.skip_ratio(layers)
+        timed = self.drafting[method]
+        whole = timed.plan.skip_ratio(layers)
         if not whole:
-            return self.steps[plan]
-        return max(self.plain + (self.steps[plan] - self.plain) * skip_ratio / whole, 0.0)
+            return timed.token
+        return max(self.plain + (timed.token - self.plain) * skip_ratio / whole, 0.0)
 
     def as_dict(self) -> dict[str, Any]:
         """Milliseconds, as plain values for JSON."""
-        return {
-            "context": self.context,
-            "plain_ms": self.plain * 1e3,
-            "prefill_ms": self.prefill * 1e3,
-            "draft_step_ms": {str(plan): seconds * 1e3 for plan, seconds in self.steps.items()},
-            "verification_ms": {str(rows): seconds * 1e3 for rows, seconds in self.verifications.items()},
-        }
+        drafting = {name: _milliseconds(one) for name, one in self.drafting.items()}
+        given = {"request_ms": self.request * 1e3, "plain_ms": self.plain * 1e3}
+        return {"context": self.context, **given, "drafting": drafting}
+
+
+def _milliseconds(one: Drafting) -> dict[str, Any]:
+    times = {f"{name}_ms": seconds * 1e3 for name, seconds in asdict(one).items() if name != "plan"}
+    return {"plan": str(one.plan), **times}
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Seconds of one turn as a whole, of its request for one token, and of its rounds by method."""
+
+    seconds: float
+    request: float
+    rounds: dict[str, list[Timed]]
 
 
 def calibrate(
     llm: "Llm",
-    plans: Sequence[Plan],
-    rows: Sequence[int],
-    tokens: Sequence[int],
+    plans: Mapping[str, Plan],
+    written: Sequence[int],
     *,
-    prompt: int | None = None,
-    repeat: int = REPEAT,
+    prompt: int,
+    new_tokens: int,
+    choice: Mapping[str, Any] | None = None,
+    turns: int = TURNS,
     clock: Clock = time.perf_counter,
 ) -> Costs:
-    """Time every kind of pass in turns and take the medians, so that a machine that drifts drifts for all alike.
+    """Let plain decoding and every method answer short requests in turns, and take the means of the calmer turns.
 
-    The parts are those that a round is made of (drafter, pass, greedy decision), called one by one; no method is run.
+    The requests go the whole way: the method's own rules for the draft, the sampler, the round, the text. Only what is
+    skipped is fixed, so that nothing is searched for. Prices are by token, row and round, so it does not matter that
+    other requests draft more or less and have more of it accepted.
 
     Args:
-        llm: the model; its cache is emptied and given back.
-        plans: of the draft steps.
-        rows: sizes of verification, each 1 or more.
-        tokens: the text to stand before each pass, two tokens or more.
-        prompt: how many of these a prefill runs, 1 or more; all by default.
-        repeat: how often each is timed, 1 or more.
-        clock: seconds.
+        llm: the model; it answers no other request meanwhile.
+        plans: what each method's drafts skip, by the method as a benchmark names it, with its options.
+        written: text of the kind the model writes, one token or more; pieces of it are the prompts.
+        prompt: tokens of a request's prompt, 1 or more.
+        new_tokens: tokens a request adds, 2 or more. The rounds timed are those in the middle of them.
+        choice: how tokens are chosen: `temperature` and `seed`; greedy if empty.
+        turns: how often each answers, 1 or more; the slowest quarter of them is left out.
+        clock: seconds, the clock by which the requests time themselves.
 
     Raises:
-        InputError: an argument out of range, or more tokens than the model's context has room for.
+        InputError: an argument out of range, no such method, too long a request, or a method that drafted nothing.
+        PlanError: a plan that does not fit the model.
     """
-    from transformers import LogitsProcessorList
+    if not written or prompt < 1 or new_tokens < 2 or turns < 1:
+        raise InputError("a calibration needs text, a prompt, two new tokens or more and a turn")
+    sample = min(SAMPLE, new_tokens)
+    context = prompt + (new_tokens - sample) // 2
+    text = [*written] * (context // len(written) + 2)
+    tasks = {name: _task(llm, name, plan, clock) for name, plan in {PLAIN: None, **plans}.items()}
 
-    from conflayers.round import State
-    from conflayers.sampling import Greedy
+    def turn(index: int) -> _Turn:
+        start = index * STRIDE % len(written)
+        return _turn(llm, tasks, text[start : start + context], prompt, sample, choice or {}, clock)
 
-    if repeat < 1 or len(tokens) < 2 or any(size < 1 for size in rows):
-        raise InputError("a calibration needs two tokens of context or more, sizes and repeats of 1 or more")
-    prompt = len(tokens) if prompt is None else prompt
-    if not 1 <= prompt <= len(tokens):
-        raise InputError(f"the prompt must be 1 to {len(tokens)} of the tokens, not {prompt}")
-    room = max([STEPS, *rows]) + 1
-    if len(tokens) + room > llm.body.context:
-        raise InputError(f"{len(tokens)} tokens and {room} more do not fit the context of {llm.body.context}")
-    llm.body.reserve(len(tokens) + room)
-    try:
-        state = State(llm.body, Greedy(LogitsProcessorList()), list(tokens), len(tokens), room, frozenset())
-        llm.body.forward(tokens[:-1], rows=1)
-        medians = _medians(state, _jobs(state, plans, sorted({1, *rows}), prompt), repeat, clock)
-    finally:
-        llm.body.release()
-    sizes = {key: seconds for key, seconds in medians.items() if isinstance(key, int)}
-    steps = {key: seconds / STEPS for key, seconds in medians.items() if isinstance(key, Plan)}
-    return Costs(len(tokens), sizes[1], medians["prefill"], steps, sizes)
+    kept = _calmest([turn(index) for index in range(WARM_UP + turns)][WARM_UP:])
+    rounds = {name: [one for each in kept for one in each.rounds[name]] for name in tasks}
+    plain = [one.draft + one.rest for one in rounds[PLAIN]]
+    if not plain:
+        raise InputError("every text ended at once: there was no round to time")
+    drafting = {name: _drafting(name, plan, rounds[name]) for name, plan in plans.items()}
+    return Costs(context, sum(one.request for one in kept) / len(kept), sum(plain) / len(plain), drafting)
 
 
-def _medians(state: "State", jobs: dict[object, Callable[[], None]], repeat: int, clock: Clock) -> dict[object, float]:
-    """Of each job's seconds, all jobs in turns. The cache then holds the text but for its last token, as before."""
-    body, cached = state.body, len(state.tokens) - 1
-    times: dict[object, list[float]] = {key: [] for key in jobs}
-    for turn in range(WARM_UP + repeat):
-        for key, job in jobs.items():
-            begun = clock()
-            job()
-            seconds = clock() - begun
-            if turn >= WARM_UP:
-                times[key].append(seconds)
-            body.rollback(min(body.length, cached))
-            if body.length < cached:  # after a prefill
-                body.forward(state.tokens[body.length : cached], rows=1)
-    return {key: median(values) for key, values in times.items()}
+def _calmest(turns: Sequence[_Turn]) -> list[_Turn]:
+    return sorted(turns, key=lambda one: one.seconds)[: max(int(len(turns) * CALM), 1)]
 
 
-def _jobs(state: "State", plans: Sequence[Plan], sizes: Sequence[int], prompt: int) -> dict[object, Callable[[], None]]:
-    """By rows, by plan, and "prefill": what to time."""
-    from conflayers.draft import Draft
-    from conflayers.drafters.length import FixedLength
-    from conflayers.drafters.subnetwork import Subnetwork
+def _task(llm: "Llm", name: str, plan: Plan | None, clock: Clock) -> "Method":
+    """The method with its own rules for drafts, watched, and with nothing to search for."""
+    method, given = split(name)
+    options = {key: value for key, value in given.items() if key in DRAFTING_OPTIONS}
+    return replace(llm.task(method, plan, **options), selector=Watch(plan, clock))
 
-    body, tokens = state.body, state.tokens
-    drafter = Subnetwork(FixedLength(STEPS))
 
-    def verify(size: int) -> Callable[[], None]:
-        drafted = [tokens[-2]] * (size - 1)
+def _turn(
+    llm: "Llm",
+    tasks: Mapping[str, "Method"],
+    text: Sequence[int],
+    prompt: int,
+    sample: int,
+    choice: Mapping[str, Any],
+    clock: Clock,
+) -> _Turn:
+    begun = clock()
+    _answer(llm, tasks[PLAIN], text[:prompt], 1, choice)
+    request = clock() - begun
+    rounds = {name: _answer(llm, task, text, sample, choice) for name, task in tasks.items()}
+    return _Turn(clock() - begun, request, rounds)
 
-        def job() -> None:
-            logits = body.forward([tokens[-1], *drafted]).logits
-            state.sampler.accept(tokens, Draft.of(drafted), logits)
 
-        return job
+def _answer(llm: "Llm", task: "Method", prompt: Sequence[int], count: int, choice: Mapping[str, Any]) -> list[Timed]:
+    """The rounds of one request."""
+    watch = task.selector
+    assert isinstance(watch, Watch)
+    for _ in llm.stream(list(prompt), task=task, max_new_tokens=count, **choice):
+        pass
+    return watch.take()
 
-    def step(plan: Plan) -> Callable[[], None]:
-        def job() -> None:
-            drafter.draft(state, plan)
 
-        return job
+def _drafting(name: str, plan: Plan, rounds: Sequence[Timed]) -> Drafting:
+    drafts = [one for one in rounds if one.drafted]
+    if not drafts:
+        raise InputError(f"{name} drafted nothing in the requests that were to be timed")
+    token = sum(one.draft for one in drafts) / sum(one.drafted for one in drafts)
+    base, row = _line([(one.drafted + one.siblings, one.rest) for one in drafts])
+    return Drafting(plan, token, row, base)
 
-    def prefill() -> None:
-        body.rollback(0)
-        state.sampler.accept(tokens[:prompt], Draft(), body.forward(tokens[:prompt], rows=1).logits)
 
-    return {**{size: verify(size) for size in sizes}, **{plan: step(plan) for plan in plans}, "prefill": prefill}
+def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Seconds of a round without its rows, and of a row, by least squares over (rows, seconds); neither below 0.
+
+    Where all rounds have as many rows, a row has no price that could be told from the round's.
+    """
+    rows = sum(x for x, _ in points) / len(points)
+    seconds = sum(y for _, y in points) / len(points)
+    spread = sum((x - rows) ** 2 for x, _ in points)
+    slope = sum((x - rows) * y for x, y in points) / spread if spread else 0.0
+    slope = min(max(slope, 0.0), seconds / rows)
+    return seconds - slope * rows, slope

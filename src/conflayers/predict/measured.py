@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,14 +10,12 @@ from conflayers.bench.record import Record
 from conflayers.bench.results import Results
 from conflayers.errors import InputError
 from conflayers.plan import Plan
-from conflayers.predict.calibration import REPEAT, Clock, Costs, calibrate
+from conflayers.predict.calibration import PLAIN, TURNS, Costs, calibrate
+from conflayers.predict.watch import Clock
 
 if TYPE_CHECKING:
     from conflayers.api import Llm
 
-PLAIN = "vanilla"
-# Sizes of verification timed: so many of the most frequent ones. Between them, and beyond, runs a straight line.
-MOST_SIZES = 8
 _PART = re.compile(r"(layers|attention of|MLP of) ((?:\d+, )*\d+)")
 
 
@@ -29,10 +26,10 @@ class Counts:
     Attributes:
         method: its row.
         requests, new_tokens, prompt_tokens: how many.
-        plain_steps: passes for a single token.
+        plain_steps: rounds that drafted nothing.
+        verifications: rounds that verified a draft.
         drafted: draft steps.
         siblings: tokens verified beside the chains.
-        lengths: tokens of a chain -> verifications.
         accepted: drafted tokens accepted.
         skip_ratio: mean share of the sublayers that draft steps skipped.
         plan: the one timed for it: in use at the end, else one that skips about as much.
@@ -44,19 +41,14 @@ class Counts:
     new_tokens: int
     prompt_tokens: int
     plain_steps: int
+    verifications: int
     drafted: int
     siblings: int
-    lengths: dict[int, int]
     accepted: int
     skip_ratio: float
     plan: Plan | None
     seconds: float
     select_seconds: float
-
-    @property
-    def verifications(self) -> int:
-        """Passes that verified a draft."""
-        return sum(self.lengths.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +110,10 @@ def count_methods(results: Results) -> tuple[Counts, list[Counts], list[str]]:
         raise InputError("the results have no records of plain decoding, method 'vanilla': nothing to compare with")
     layers, known = int(results.settings["layers"]), {record.request for record in plain}
     counted, left_out = [], []
-    for name, records in by_method.items():
-        shared = [record for record in records if record.request in known]
+    # Records lie in the order in which the methods took turns; people named them in another.
+    named = [name for name in results.settings.get("methods", ()) if name in by_method]
+    for name in dict.fromkeys([*named, *by_method]):
+        shared = [record for record in by_method[name] if record.request in known]
         counts = _count(name, shared, layers)
         if counts.drafted and counts.skip_ratio > 0 and counts.plan is not None:
             counted.append(counts)
@@ -130,10 +124,6 @@ def count_methods(results: Results) -> tuple[Counts, list[Counts], list[str]]:
 
 def _count(method: str, records: Sequence[Record], layers: int) -> Counts:
     stats = [record.stats for record in records]
-    lengths: dict[int, int] = {}
-    for one in stats:
-        for length, number in one.draft_histogram.items():
-            lengths[length] = lengths.get(length, 0) + number
     drafted = sum(one.num_draft_tokens for one in stats)
     skip_ratio = sum(one.skipped_share for one in stats) / drafted if drafted else 0.0
     named = next((plan for record in reversed(records) if (plan := read_plan_words(record.plan))), None)
@@ -143,9 +133,9 @@ def _count(method: str, records: Sequence[Record], layers: int) -> Counts:
         new_tokens=sum(one.new_tokens for one in stats),
         prompt_tokens=sum(one.prompt_tokens for one in stats),
         plain_steps=sum(one.num_plain_steps for one in stats),
+        verifications=sum(one.num_spec_steps for one in stats),
         drafted=drafted,
         siblings=sum(one.num_sibling_tokens for one in stats),
-        lengths=lengths,
         accepted=sum(one.num_accepted_draft_tokens - one.num_accepted_sibling_tokens for one in stats),
         skip_ratio=skip_ratio,
         plan=named or even_plan(layers, skip_ratio),
@@ -155,17 +145,13 @@ def _count(method: str, records: Sequence[Record], layers: int) -> Counts:
 
 
 def predicted_seconds(counts: Counts, costs: Costs, layers: int) -> float:
-    """What the counted passes take by these costs: prefills, plain steps, draft steps and verifications.
-
-    All prefills are taken to be of the mean length, as the one timed was. Siblings are spread evenly over
-    the verifications.
-    """
-    seconds = counts.requests * costs.prefill + counts.plain_steps * costs.plain
-    if counts.plan is None or not counts.drafted:
+    """What the counted requests, rounds, drafted tokens and rows take by these costs."""
+    seconds = counts.requests * costs.request + counts.plain_steps * costs.plain
+    if not counts.drafted:
         return seconds
-    beside = counts.siblings / counts.verifications
-    verified = sum(n * costs.verification(1 + length + beside) for length, n in counts.lengths.items())
-    return seconds + counts.drafted * costs.draft_step(counts.plan, counts.skip_ratio, layers) + verified
+    timed = costs.drafting[counts.method]
+    seconds += counts.drafted * costs.token(counts.method, counts.skip_ratio, layers)
+    return seconds + counts.verifications * timed.round + (counts.drafted + counts.siblings) * timed.row
 
 
 def check_method(counts: Counts, plain: Counts, costs: Costs, layers: int) -> Checked:
@@ -191,13 +177,13 @@ def check_method(counts: Counts, plain: Counts, costs: Costs, layers: int) -> Ch
     )
 
 
-def calibrate_for(llm: "Llm", results: Results, *, repeat: int = REPEAT, clock: Clock = time.perf_counter) -> Costs:
-    """Time the passes that the methods of a benchmark are made of, at the benchmark's mean length of text.
+def calibrate_for(llm: "Llm", results: Results, *, turns: int = TURNS, clock: Clock = time.perf_counter) -> Costs:
+    """Time what the methods of a benchmark are made of, by requests as long as the benchmark's.
 
-    The text is what plain decoding wrote, repeated as often as it takes.
+    The text is what plain decoding wrote.
 
     Args:
-        repeat: how often each is timed.
+        turns: how many; see `calibrate`.
         clock: seconds, of the kind that the results' were.
 
     Raises:
@@ -209,22 +195,12 @@ def calibrate_for(llm: "Llm", results: Results, *, repeat: int = REPEAT, clock: 
     written = [token for record in results.records if record.method == PLAIN for token in record.token_ids]
     if not written:
         raise InputError("plain decoding wrote nothing in these results: there is no text to calibrate with")
-    sizes = _sizes(methods)
-    length = (plain.prompt_tokens + plain.new_tokens // 2) // plain.requests
-    length = max(2, min(length, llm.body.context - max(sizes) - 8))
-    text = (written * (length // len(written) + 1))[:length]
-    plans = list(dict.fromkeys(counts.plan for counts in methods if counts.plan is not None))
-    prompt = max(1, min(plain.prompt_tokens // plain.requests, len(text)))
-    return calibrate(llm, plans, sizes, text, prompt=prompt, repeat=repeat, clock=clock)
-
-
-def _sizes(methods: Sequence[Counts]) -> list[int]:
-    """Rows of verifications to time: one, the most frequent ones and the largest."""
-    rows: Counter[int] = Counter()
-    for counts in methods:
-        beside = round(counts.siblings / counts.verifications)
-        rows.update({1 + length + beside: number for length, number in counts.lengths.items()})
-    return sorted({1, *(size for size, _ in rows.most_common(MOST_SIZES)), *([max(rows)] if rows else [])})
+    plans = {counts.method: counts.plan for counts in methods if counts.plan is not None}
+    prompt = max(plain.prompt_tokens // plain.requests, 1)
+    new_tokens = max(plain.new_tokens // plain.requests, 2)
+    given = {name: results.settings.get(name) for name in ("temperature", "seed")}
+    choice = {name: value for name, value in given.items() if value is not None}
+    return calibrate(llm, plans, written, prompt=prompt, new_tokens=new_tokens, choice=choice, turns=turns, clock=clock)
 
 
 def validate(results: Results, costs: Costs) -> list[Checked]:
