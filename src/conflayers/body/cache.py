@@ -51,10 +51,11 @@ class PositionedLayer(CacheLayerMixin):  # type: ignore[misc]
                 torch.cat([self.values[:, :, seen], value_states], 2),
             )
         end = start + key_states.shape[2]
-        self.keys[:, :, start:end] = key_states
-        self.values[:, :, start:end] = value_states
-        seen = slice(first, self.owner.rounded(end))
-        return self.keys[:, :, seen], self.values[:, :, seen]
+        # Once a layer and step: `narrow` takes a third of the time of an index.
+        self.keys.narrow(2, start, end - start).copy_(key_states)
+        self.values.narrow(2, start, end - start).copy_(value_states)
+        rows = self.owner.rounded(end) - first
+        return self.keys.narrow(2, first, rows), self.values.narrow(2, first, rows)
 
     def _first_visible(self) -> int:
         return 0 if self.window is None else max(self.owner.length - self.owner.back - self.window + 1, 0)

@@ -23,6 +23,7 @@ from conflayers.body.cache import PositionedLayer
 from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace
 from conflayers.body.linears import hooks_of
 from conflayers.body.llama import FastLayer, why_not
+from conflayers.body.operators import gated, rotate
 from conflayers.body.portable import PortableBody
 from conflayers.body.steady import MOST_ROWS
 from conflayers.body.trees import later_mask, text_mask
@@ -69,8 +70,6 @@ class FastBody(PortableBody):
         self._branches = 1
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._eps = config.rms_norm_eps
-        self._hidden = (config.hidden_size,)
         self._weights: Weights | None = None
         self._addresses: tuple[int, ...] = ()
         self._hooks: list[Mapping[int, Any]] = []
@@ -178,8 +177,7 @@ class FastBody(PortableBody):
             states = self._through(form, states, self._seen(arguments, count), kept, trace)
         if not self._cache.is_aside:
             self._cache.advance(count)
-        normed = functional.rms_norm(states[-wanted:], self._hidden, self._weights.norm, self._eps)
-        return Pass(form.head(normed), trace if kept else None)
+        return Pass(form.head(self._weights.norm(states[-wanted:])), trace if kept else None)
 
     def _through(self, form: Form, states: torch.Tensor, seen: _Seen, kept: int, trace: Trace) -> torch.Tensor:
         """States [tokens, hidden] through all layers that run; of what they add, the last `kept` rows are traced."""
@@ -189,12 +187,12 @@ class FastBody(PortableBody):
                 continue
             if index not in self._plan.attention:
                 added = self._attention(index, layer, states, seen)
-                states = states + added
+                states += added
                 if kept:
                     trace.attention.append(added[-kept:].clone())
             if index not in self._plan.mlp:
                 added = self._mlp(layer, states)
-                states = states + added
+                states += added
                 if kept:
                     trace.mlp.append(added[-kept:].clone())
         return states
@@ -266,19 +264,19 @@ class FastBody(PortableBody):
     def _attention(self, index: int, layer: FastLayer, states: torch.Tensor, seen: _Seen) -> torch.Tensor:
         """What the attention adds to states [tokens, hidden]; its keys and values go into the cache."""
         count, heads, kv_heads, width = len(states), self._heads, self._kv_heads, self._width
-        normed = functional.rms_norm(states, self._hidden, layer.norm, self._eps)
-        mixed = layer.qkv(normed).view(count, heads + 2 * kv_heads, width)
-        turned = mixed[:, : heads + kv_heads]
+        mixed = layer.qkv(layer.norm(states)).view(count, heads + 2 * kv_heads, width)
+        turned = mixed.narrow(1, 0, heads + kv_heads)
         if layer.q_norm is not None and layer.k_norm is not None:
             queries, keys = torch.split(turned, [heads, kv_heads], 1)
-            queries = functional.rms_norm(queries, (width,), layer.q_norm, self._eps)
-            turned = torch.cat([queries, functional.rms_norm(keys, (width,), layer.k_norm, self._eps)], 1)
+            turned = torch.cat([layer.q_norm(queries), layer.k_norm(keys)], 1)
         if layer.rotated:
-            turned = turned * seen.cos + turned.roll(width // 2, -1) * seen.sin
-        # Tokens last but one, as the cache has them.
-        heads_first = turned.transpose(0, 1)[None]
+            turned = rotate(turned, seen.cos, seen.sin)
         cached: PositionedLayer = self._cache.layers[index]
-        keys, values = cached.update(heads_first[:, heads:], mixed[:, heads + kv_heads :].transpose(0, 1)[None])
+        # Tokens last but one, as the cache has them; of one token that is a view.
+        heads_first = turned.transpose(0, 1)[None]
+        keys, values = cached.update(
+            heads_first.narrow(1, heads, kv_heads), mixed.narrow(1, heads + kv_heads, kv_heads).transpose(0, 1)[None]
+        )
         if seen.whole and cached.window is None:
             out = functional.scaled_dot_product_attention(
                 heads_first[:, :heads], keys, values, is_causal=True, enable_gqa=heads != kv_heads
@@ -296,5 +294,4 @@ class FastBody(PortableBody):
 
     def _mlp(self, layer: FastLayer, states: torch.Tensor) -> torch.Tensor:
         """What the MLP adds to states [tokens, hidden]."""
-        gate, up = layer.gate_up(functional.rms_norm(states, self._hidden, layer.mlp_norm, self._eps)).chunk(2, -1)
-        return layer.down(functional.silu(gate) * up)
+        return layer.down(gated(layer.gate_up(layer.mlp_norm(states))))

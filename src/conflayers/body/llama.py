@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from conflayers.body.linears import joined, listened_to, owned, plain, single
+from conflayers.body.operators import RmsNorm, rms_norm
 from conflayers.body.views import Product
 
 FAMILY = {
@@ -30,21 +31,21 @@ class FastLayer:
     """The weights of one decoder layer.
 
     Attributes:
-        norm, mlp_norm: of what goes into the attention and into the MLP, [hidden].
+        norm, mlp_norm: of what goes into the attention and into the MLP.
         qkv, out: attention; queries, keys and values one after the other.
         gate_up, down: MLP; gate and up one after the other.
-        q_norm, k_norm: of every head of queries and keys, [head_dim], where the model has them.
+        q_norm, k_norm: of every head of queries and keys, where the model has them.
         rotated: whether queries and keys are rotated by position.
     """
 
-    norm: torch.Tensor
+    norm: RmsNorm
     qkv: Product
     out: Product
-    mlp_norm: torch.Tensor
+    mlp_norm: RmsNorm
     gate_up: Product
     down: Product
-    q_norm: torch.Tensor | None
-    k_norm: torch.Tensor | None
+    q_norm: RmsNorm | None
+    k_norm: RmsNorm | None
     rotated: bool
 
     def with_products(self, qkv: Product, out: Product, gate_up: Product, down: Product) -> "FastLayer":
@@ -92,18 +93,22 @@ def _products(layer: nn.Module) -> tuple[Sequence[Any], Sequence[Any]]:
     return (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)  # type: ignore[union-attr]
 
 
-def read_layer(layer: Any) -> FastLayer:
-    """The weights of one of the model's layers. Products that belong together come to lie beside each other."""
+def read_layer(layer: Any, eps: float) -> FastLayer:
+    """The weights of one of the model's layers. Products that belong together come to lie beside each other.
+
+    Args:
+        eps: of every norm.
+    """
     attention, (qkv, gate_up) = layer.self_attn, _products(layer)
-    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+    q_norm, k_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
     return FastLayer(
-        norm=owned(layer.input_layernorm.weight),
+        norm=rms_norm(owned(layer.input_layernorm.weight), eps),
         qkv=joined(qkv),
         out=single(attention.o_proj),
-        mlp_norm=owned(layer.post_attention_layernorm.weight),
+        mlp_norm=rms_norm(owned(layer.post_attention_layernorm.weight), eps),
         gate_up=joined(gate_up),
         down=single(layer.mlp.down_proj),
-        q_norm=None if norms[0] is None else owned(norms[0].weight),
-        k_norm=None if norms[1] is None else owned(norms[1].weight),
+        q_norm=None if q_norm is None else rms_norm(owned(q_norm.weight), eps),
+        k_norm=None if k_norm is None else rms_norm(owned(k_norm.weight), eps),
         rotated=bool(getattr(attention, "use_rope", True)),
     )

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from conflayers.body.linears import Linear, owned, single
 from conflayers.body.llama import FastLayer, read_layer
+from conflayers.body.operators import RmsNorm, rms_norm
 from conflayers.body.steady import steady
 from conflayers.body.views import VIEWS, Product, pack, view, why_not_view
 from conflayers.errors import InputError
@@ -64,14 +65,15 @@ class Weights:
         plain: fused, and otherwise as they are.
         target: what the whole model runs with: `plain` or laid out for the processor, and steady where it can be.
         steady: whether every product of `target` has the same bits however many tokens there are.
-        embedding, norm: [vocabulary, hidden], [hidden].
+        embedding: [vocabulary, hidden].
+        norm: of what goes into the head.
     """
 
     plain: Form
     target: Form
     steady: bool
     embedding: torch.Tensor
-    norm: torch.Tensor
+    norm: RmsNorm
     _views: dict[str, Form] = field(default_factory=dict)
     _quick: tuple[str, ...] | None = None
     _refused: dict[str, str | None] = field(default_factory=dict)
@@ -127,7 +129,8 @@ def read_weights(model: PreTrainedModel, layout: str) -> Weights:
     inside: Any = model
     head, embedding = single(inside.lm_head), inside.model.embed_tokens.weight
     shared = embedding is inside.lm_head.weight
-    plain = Form([read_layer(layer) for layer in inside.model.layers], head)
+    eps = inside.config.rms_norm_eps
+    plain = Form([read_layer(layer, eps) for layer in inside.model.layers], head)
     target = plain.converted(pack) if _packs(plain, layout) else plain
     whole = _steady(target, plain)
     return Weights(
@@ -135,7 +138,7 @@ def read_weights(model: PreTrainedModel, layout: str) -> Weights:
         target=whole or target,
         steady=whole is not None,
         embedding=head.weight if shared else owned(embedding),
-        norm=owned(inside.model.norm.weight),
+        norm=rms_norm(owned(inside.model.norm.weight), eps),
     )
 
 
@@ -191,13 +194,14 @@ def _best_seconds(sample: list[Linear], ways: Sequence[Sequence[Product]], rows:
 
 def _steady(target: Form, plain: Form) -> Form | None:
     """The same with steady products; None where one cannot be had. Products of one shape are alike."""
-    if plain.layers[0].norm.dtype != torch.bfloat16:
+    weight = plain.layers[0].norm.weight
+    if weight.dtype != torch.bfloat16:
         return None
     shapes = [linear.weight.shape for linear in _matrices(plain)]
     made: dict[torch.Size, Callable[[Product], Product]] = {}
     for shape, product in zip(shapes, target.products(), strict=True):
         if shape not in made:
-            found = steady(product, shape[1], torch.bfloat16, plain.layers[0].norm.device)
+            found = steady(product, shape[1], weight.dtype, weight.device)
             if found is None:
                 return None
             made[shape] = found
