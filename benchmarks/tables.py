@@ -30,6 +30,11 @@ TITLES = {
     "hf": "transformers `generate`",
     "hf-lookup": "transformers, prompt lookup",
     "hf-early-exit": "transformers, early exit",
+    "llamacpp": "llama.cpp, the same weights",
+    "auto": "**auto**, the default",
+    "lookup": "lookup alone",
+    "view:precision=int8": "all layers in int8",
+    "view:precision=int4": "all layers in int4",
     "conflayers": "**ConfLayers**, nothing set",
     "conflayers:variant=paper": "ConfLayers, `variant=paper`",
     "clasp": "CLaSp",
@@ -81,6 +86,8 @@ def _guarded(methods: Sequence[str]) -> list[str]:
 
 HELD_OUT = "tests/zoo/held_out.jsonl"
 EACH = "--max-new-tokens 128 --dtype float32 --threads 1 --no-memory"
+PEERS = ["hf", "hf-lookup"]
+DRAFTS = ["conflayers", "view:precision=int8", "view:precision=int4", "lookup"]
 ZOO = ["hf", "conflayers", *RULE, *OTHERS]
 
 
@@ -108,6 +115,18 @@ RUNS = {
         "smollm2",
         ["hf", "hf-lookup", "conflayers", *_guarded([RULE[1], *OTHERS])],
         _words("--data prompts --limit 6 --max-new-tokens 128 --dtype float32 --threads 2"),
+    ),
+    "bf16": Run(
+        "SmolLM2-135M",
+        "smollm2",
+        [*PEERS, "auto", *DRAFTS],
+        _words("--data prompts --max-new-tokens 128 --dtype bfloat16 --threads 2"),
+    ),
+    "specbench": Run(
+        "SmolLM2-135M",
+        "smollm2",
+        [*PEERS, "auto", *DRAFTS],
+        _words("--data {questions} --limit 24 --max-new-tokens 128 --dtype bfloat16 --threads 2 --no-memory"),
     ),
     "sweeps": Run(
         "24 layers",

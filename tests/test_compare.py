@@ -108,3 +108,9 @@ def test_a_single_row_is_compared_with_nothing(llm):
 )
 def test_first_difference(tokens, reference, position):
     assert first_difference(tokens, reference) == position
+
+
+def test_methods_beside_have_rows_of_their_own(llm):
+    rows = compare(llm, PROMPT, "auto", max_new_tokens=16, beside=("conflayers",))
+    assert [row.method for row in rows] == ["vanilla", "hf", "conflayers", "auto"]
+    assert all(row.identical for row in rows)

@@ -22,7 +22,7 @@ from conflayers.methods import build_method, check_names
 from conflayers.multimodal import Encoded
 from conflayers.plan import FULL, Plan, load_plan, read_plan, save_plan
 from conflayers.prompts import Prompt, encode
-from conflayers.round import Method, Selector, check_task
+from conflayers.round import Method, Selector, check_task, standings_of
 from conflayers.stats import Stats
 from conflayers.stream import Result as Result
 from conflayers.stream import Stream as Stream
@@ -49,6 +49,7 @@ class Llm:
         tokenizer: its tokenizer, or the processor of a model that takes images; without one, prompts must be token ids.
         name: what to call it in reports.
         body: what drives it: "auto" (the fast body where it is right), "fast" or "portable" to insist on one.
+        layout: of the fast body's weights: "auto", "plain" as they are, or "packed", a copy laid out for the processor.
 
     Raises:
         UnsupportedModelError: the model's structure cannot be driven exactly; the message says why.
@@ -56,14 +57,19 @@ class Llm:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Any = None, name: str | None = None, body: str = "auto"
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any = None,
+        name: str | None = None,
+        body: str = "auto",
+        layout: str = "auto",
     ) -> None:
         if not isinstance(model, PreTrainedModel):
             raise InputError(f"model must be a model of transformers, not {type(model).__name__}")
         self.model = model
         self.processor, self.tokenizer = processor_and_tokenizer(tokenizer)
         self.name = name or type(model).__name__
-        self.body, self.differences = choose_body(model, body)
+        self.body, self.differences = choose_body(model, body, layout)
 
     def task(self, method: str | Selector = DEFAULT, plan: PlanSource = None, **options: Any) -> Method:
         """A method with its memory, to be given to several requests of one kind.
@@ -244,7 +250,7 @@ class Llm:
             text += piece
             yield piece
         stats.decisions = method.decisions[known:]
-        return Result(text, tokens, ids, stats, method.plan, stats.decisions)
+        return Result(text, tokens, ids, stats, method.plan, stats.decisions, standings_of(method.selector))
 
 
 def _until_stop(text: str, piece: str, stops: StopStrings | None) -> str:
@@ -264,6 +270,7 @@ def load(
     revision: str | None = None,
     progress: bool = False,
     body: str = "auto",
+    layout: str = "auto",
 ) -> Llm:
     """Load a model and make it ready to draft for itself.
 
@@ -274,7 +281,7 @@ def load(
         trust_remote_code: allow a repository's own Python code to run.
         revision: of a hub repository.
         progress: show what takes long, on standard error.
-        body: what drives the model; see `Llm`.
+        body, layout: what drives the model; see `Llm`.
 
     Raises:
         LoadError: missing, damaged or untrusted files. UnsupportedModelError: a model that cannot be driven exactly.
@@ -288,4 +295,4 @@ def load(
         revision=revision,
         progress=progress,
     )
-    return Llm(checkpoint.model, checkpoint.tokenizer, checkpoint.name, body)
+    return Llm(checkpoint.model, checkpoint.tokenizer, checkpoint.name, body, layout)

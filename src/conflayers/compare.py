@@ -73,6 +73,7 @@ def compare(
     chat: bool | None = None,
     repeat: int = 1,
     first: Result | None = None,
+    beside: Sequence[str] = (),
     tell: Callable[[str], None] | None = None,
     **options: Any,
 ) -> list[Row]:
@@ -85,6 +86,7 @@ def compare(
         plan, max_new_tokens, chat, options: as for `Llm.generate`.
         repeat: runs of each.
         first: the first run of the method, if it has been made already, after a `warm_up`; it counts as one of them.
+        beside: other methods to run, with nothing set.
         tell: called with what is about to run.
 
     Raises:
@@ -107,6 +109,7 @@ def compare(
         method: {"method": method, "plan": plan, **options},
         PLAIN: {"method": PLAIN, **chosen},
         TRANSFORMERS: chosen,
+        **{name: {"method": name, **chosen} for name in beside if name != method},
     }
     runs = {way: _Runs() for way in ways}
     if first is not None:
@@ -119,7 +122,7 @@ def compare(
             if len(runs[way].ids) <= index:
                 tell(f"{way}, run {index + 1} of {repeat}")
                 runs[way].add(*_run(llm, way, ids, count, ways[way]))
-    return [_row(way, runs[way], runs[PLAIN]) for way in dict.fromkeys((PLAIN, TRANSFORMERS, method))]
+    return [_row(way, runs[way], runs[PLAIN]) for way in dict.fromkeys((PLAIN, TRANSFORMERS, *beside, method))]
 
 
 def single_row(method: str, result: Result) -> Row:

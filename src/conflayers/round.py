@@ -138,6 +138,11 @@ def decisions_of(selector: Selector) -> list[str]:
     return list(getattr(selector, "decisions", ()))
 
 
+def standings_of(selector: Selector) -> list[Any]:
+    """What a selector knows of every way to draft it considered, as `contest.Standing`; nothing if it is silent."""
+    return list(getattr(selector, "standings", ()))
+
+
 def check_selector(given: object) -> None:
     """Raise InputError, which says what is missing, unless `given` has every part of a `Selector`."""
     if isinstance(given, Method):

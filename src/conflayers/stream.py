@@ -1,8 +1,8 @@
 """What a request gives back: the pieces of an answer as they come, and the whole of it."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from conflayers.errors import InputError
 from conflayers.plan import Plan
@@ -20,6 +20,8 @@ class Result:
         stats: counts and times.
         plan: the plan in use at the end; None for plain decoding.
         decisions: what the method tried, adopted and gave up on the way, in words.
+        standings: every way to draft that the method considered and what came of it, as `contest.Standing`; empty where
+            it tells none.
     """
 
     text: str
@@ -28,6 +30,7 @@ class Result:
     stats: Stats
     plan: Plan | None
     decisions: list[str]
+    standings: list[Any] = field(default_factory=list)
 
 
 class Stream(Iterator[str]):

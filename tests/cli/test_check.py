@@ -52,3 +52,13 @@ def test_an_unsupported_model_is_refused(run, tmp_path):
     result = run("check", str(tmp_path))
     assert result.exit_code == 2
     assert "error: Mamba" in result.stderr
+
+
+def test_verification_in_lower_precision_is_looked_at_bit_by_bit(run, model):
+    found = json.loads(run("check", model, "--json").stdout)["bfloat16"]["verification"]
+    assert found["rows"] == 16
+    assert (found["differing"] == 0) == (found["first_difference"] is None) == (found["largest_gap"] == 0)
+    if found["promised"]:
+        assert found["differing"] == 0
+    shown = run("check", model).stdout
+    assert ("bit for bit decoding one by one" in shown) == (found["differing"] == 0)

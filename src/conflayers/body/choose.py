@@ -6,17 +6,21 @@ from conflayers.body.fast import FastBody
 from conflayers.body.llama import why_not
 from conflayers.body.portable import PortableBody
 from conflayers.body.selftest import self_test
+from conflayers.body.weights import LAYOUTS
 from conflayers.errors import InputError, UnsupportedModelError
 
 BODIES = ("auto", "fast", "portable")
 
 
-def choose_body(model: PreTrainedModel, wanted: str = "auto") -> tuple[PortableBody, dict[str, float]]:
+def choose_body(
+    model: PreTrainedModel, wanted: str = "auto", layout: str = "auto"
+) -> tuple[PortableBody, dict[str, float]]:
     """A body for `model`, and what its self-test found.
 
     Args:
         model: a decoder-only causal language model of transformers.
         wanted: "auto", or "fast" or "portable" to insist on one.
+        layout: see `weights.read_weights`; only the fast body has a choice.
 
     Raises:
         UnsupportedModelError: the model cannot be driven exactly. InputError: the fast body was insisted on, and this
@@ -24,6 +28,10 @@ def choose_body(model: PreTrainedModel, wanted: str = "auto") -> tuple[PortableB
     """
     if wanted not in BODIES:
         raise InputError(f"body must be {', '.join(map(repr, BODIES[:-1]))} or {BODIES[-1]!r}, not {wanted!r}")
+    if layout not in LAYOUTS:
+        raise InputError(f"layout must be {', '.join(map(repr, LAYOUTS[:-1]))} or {LAYOUTS[-1]!r}, not {layout!r}")
+    if wanted == "portable" and layout != "auto":
+        raise InputError(f"layout={layout!r} is for the fast body: leave it out with body='portable'")
     body = PortableBody(model)
     found = self_test(body)
     if wanted == "portable":
@@ -31,10 +39,10 @@ def choose_body(model: PreTrainedModel, wanted: str = "auto") -> tuple[PortableB
     reason = why_not(model)
     if reason is None:
         try:
-            fast = FastBody(model, body.anatomy)
+            fast = FastBody(model, body.anatomy, layout)
             return fast, {**found, **self_test(fast, residual=False)}
         except UnsupportedModelError as error:
             reason = str(error)
-    if wanted == "fast":
-        raise InputError(f"the fast body cannot drive this model: {reason}. Leave out body='fast'")
+    if wanted == "fast" or layout != "auto":
+        raise InputError(f"the fast body cannot drive this model: {reason}. Leave out body and layout")
     return body, found

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 SENTENCE = "Write a short story about a lighthouse keeper who finds a message in a bottle."
 NEW_TOKENS = 64
+# Tokens that are verified in one pass and one by one.
+ROWS = 16
 
 
 def run(
@@ -97,9 +99,38 @@ def compare_lower(llm: "Llm", dtype: str) -> dict[str, Any]:
     for parameter in llm.model.parameters():
         parameter.data = parameter.data.to(getattr(torch, dtype))
     try:
-        return compare_greedy(Llm(llm.model, llm.tokenizer, llm.name))
+        lower = Llm(llm.model, llm.tokenizer, llm.name)
+        return {**compare_greedy(lower), "verification": compare_rows(lower)}
     except UnsupportedModelError as error:
         return {"refused": str(error)}
+
+
+def compare_rows(llm: "Llm") -> dict[str, Any]:
+    """A chain of tokens verified in one pass against the same one by one: is every logit the same, to the bit?"""
+    import torch
+
+    from conflayers.body.anatomy import probe_tokens
+
+    tokens = probe_tokens(llm.model, min(4 * ROWS, llm.body.context - ROWS))
+    text, chain = tokens[:-ROWS], tokens[-ROWS:]
+    llm.body.reserve(len(tokens))
+    try:
+        llm.body.forward(text, rows=1)
+        together = llm.body.forward(chain).logits
+        llm.body.rollback(len(text))
+        alone = torch.cat([llm.body.forward([token]).logits for token in chain])
+    finally:
+        llm.body.release()
+    differ = (together != alone).any(1)
+    gap = float((together.float() - alone.float()).abs().amax())
+    first = int(differ.int().argmax()) if differ.any() else None
+    return {
+        "promised": llm.body.steady,
+        "rows": len(chain),
+        "differing": int(differ.sum()),
+        "first_difference": first,
+        "largest_gap": gap,
+    }
 
 
 def _near_tie(llm: "Llm", ids: list[int]) -> dict[str, float]:
@@ -127,6 +158,18 @@ def _show(found: dict[str, Any], lower: str) -> None:
         console.print(f"  {check}: {difference:.1e}")
     for dtype in dict.fromkeys(("float32", lower)):
         console.print(f"greedy output in {dtype}: {_outcome(found[dtype])}")
+    if "verification" in found[lower]:
+        console.print(f"verification of several tokens in {lower}: {_verification(found[lower]['verification'])}")
+
+
+def _verification(values: dict[str, Any]) -> str:
+    if not values["differing"]:
+        promise = "always so" if values["promised"] else "not promised for other texts"
+        return f"bit for bit decoding one by one over {values['rows']} tokens ({promise})"
+    return (
+        f"{values['differing']} of {values['rows']} tokens have other logits than one by one, the first is number "
+        f"{values['first_difference']}, by at most {values['largest_gap']:.2g}"
+    )
 
 
 def _outcome(values: dict[str, Any]) -> str:

@@ -16,15 +16,16 @@ def run(
     prompt: Annotated[str, typer.Option(metavar="TEXT", show_default=False)] = PROMPT,
     max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N")] = 256,
     repeat: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each way to decode, in turns.")] = 3,
+    dtype: Annotated[arg.Dtype, typer.Option(help="Precision of the weights.")] = arg.Dtype.float32,
     threads: arg.Threads = None,
     json_only: Annotated[bool, typer.Option("--json-only", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
     """Generate with ConfLayers and compare with plain decoding and with transformers."""
     console = out()
     if not json_only:
-        console.print(f"Loading {model} in float32.")
-    llm = load_model(model, threads, dtype="float32")
-    request = Request(max_new_tokens=max_new_tokens, compare=True, repeat=repeat)
+        console.print(f"Loading {model} in {dtype.value}.")
+    llm = load_model(model, threads, dtype=dtype.value)
+    request = Request(max_new_tokens=max_new_tokens, compare=True, repeat=repeat, beside=("conflayers",))
     ids = llm.encode(prompt)
     from conflayers.cli.report import document, settings
 
@@ -35,8 +36,9 @@ def run(
             f"transformers {shown['versions']['transformers']}, torch {shown['versions']['torch']}."
         )
         console.print(
-            "ConfLayers drafts with some of the layers switched off, chosen by the confidence each layer shows,\n"
-            "and checks the draft with all of them. It measures whether that pays, and decodes plainly if not.\n"
+            "The model drafts for itself: tokens that stood in the text before, the model in lower precision, or with\n"
+            "layers switched off that show little confidence, whatever is measured to pay; and checks the draft with\n"
+            "all of itself. Where nothing pays it decodes plainly.\n"
         )
         console.print(f"Prompt: {prompt}\n")
     result, rows = answer(llm, ids, request, show=not json_only)

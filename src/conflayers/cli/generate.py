@@ -49,6 +49,9 @@ def run(
         bool, typer.Option("--compare", help="Also run plain decoding and transformers' own generate.")
     ] = False,
     repeat: Annotated[int, typer.Option(min=1, metavar="N", help="With --compare: runs of each, in turns.")] = 1,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also tell every way to draft that was considered, and what came of it.")
+    ] = False,
     as_json: arg.Json = False,
 ) -> None:
     """Answer a prompt; the text appears as it is accepted."""
@@ -73,6 +76,8 @@ def run(
         print_json(document(llm, result, rows, **request.values()))
     else:
         report(result, rows)
+        if explain:
+            _explain(result)
     if save_plan is not None:
         _save_plan(llm, result, request, save_plan)
 
@@ -87,6 +92,7 @@ class Request:
     max_new_tokens: int | None = None
     compare: bool = False
     repeat: int = 1
+    beside: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise InputError or PlanError for what can be seen to be wrong before a model is loaded."""
@@ -141,6 +147,7 @@ def answer(llm: "Llm", ids: list[int], request: Request, *, show: bool) -> "tupl
             max_new_tokens=request.max_new_tokens,
             repeat=request.repeat,
             first=stream.result,
+            beside=request.beside,
             tell=lambda what: tell(f"comparing: {what}"),
             **request.options,
         )
@@ -160,6 +167,15 @@ def report(result: "Result", rows: "list[Row]") -> None:
     console.print(table(rows), soft_wrap=False)
     for line in (*verdict(rows, result), *decisions(result)):
         console.print(line)
+
+
+def _explain(result: "Result") -> None:
+    from conflayers.cli.report import standings
+
+    if result.standings:
+        out().print(standings(result))
+    else:
+        note("nothing to explain: the method does not choose between drafts")
 
 
 def _save_plan(llm: "Llm", result: "Result", request: Request, path: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from conflayers.api import Llm, Result
     from conflayers.plan import Plan
 
-TITLES = {PLAIN: "plain decoding", TRANSFORMERS: "transformers", "conflayers": "ConfLayers"}
+TITLES = {PLAIN: "plain decoding", TRANSFORMERS: "transformers", "conflayers": "ConfLayers", "auto": "auto"}
 SHOWN_DECISIONS = 6
 
 
@@ -51,12 +51,25 @@ def document(llm: "Llm", result: "Result", rows: list[Row], **arguments: Any) ->
         "token_ids": result.token_ids,
         "decisions": result.decisions,
         "plan": plan_values(result.plan),
+        "standings": [{**asdict(one), "plan": plan_values(one.plan)} for one in result.standings],
         "statistics": result.stats.as_dict(),
         "rows": [asdict(row) for row in rows],
     }
 
 
-def plan_values(plan: "Plan | None") -> dict[str, list[int]] | None:
+def standings(result: "Result") -> Table:
+    """Every way to draft that was considered, the most used first."""
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    drawn.add_column("draft that")
+    for title in ("expected", "brought", "rounds", "draft steps", "accepted"):
+        drawn.add_column(title, justify="right")
+    for one in result.standings:
+        speeds = ("" if value is None else f"{value:.2f}x" for value in (one.forecast, one.live))
+        drawn.add_row(str(one.plan), *speeds, *(f"{count:.0f}" for count in (one.rounds, one.steps, one.accepted)))
+    return drawn
+
+
+def plan_values(plan: "Plan | None") -> dict[str, Any] | None:
     """A plan as in its file, if there is one."""
     return None if plan is None else plan.as_dict()
 
@@ -115,12 +128,12 @@ def verdict(rows: list[Row], result: "Result") -> list[str]:
         )
     elif not result.decisions and result.stats.num_draft_tokens:
         lines.append(
-            f"{name} was still trying a skip set when the text ended ({_drafts(result)}). It ran at {speed} times the "
-            "speed of plain decoding."
+            f"{name} was still trying what to draft with when the text ended ({_drafts(result)}). It ran at {speed} "
+            "times the speed of plain decoding."
         )
     elif not result.decisions:
         lines.append(
-            f"{name} stayed with plain decoding: the text ended before a skip set was judged. It ran at {speed} times "
+            f"{name} stayed with plain decoding: the text ended before any draft was judged. It ran at {speed} times "
             "the speed of plain decoding."
         )
     else:

@@ -26,7 +26,7 @@ from conflayers.round import Round, State
 from conflayers.selectors.agreement import agreement
 from conflayers.selectors.candidates import suggest
 from conflayers.selectors.confidence import sublayer_confidences
-from conflayers.selectors.contest import Contest
+from conflayers.selectors.contest import Contest, Standing
 from conflayers.selectors.forecast import measure
 from conflayers.selectors.precision import Precisions
 from conflayers.selectors.rule import every_second_layer
@@ -101,6 +101,11 @@ class ConfLayers:
     def decisions(self) -> list[str]:
         """What was found, in words."""
         return self.contest.decisions
+
+    @property
+    def standings(self) -> list[Standing]:
+        """Every way to draft that was considered, and what came of it."""
+        return self.contest.standings
 
     def keep(self, plan: Plan) -> None:
         """Search no more: `plan` is used for as long as it beats plain decoding (always, without fallback)."""

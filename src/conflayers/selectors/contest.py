@@ -45,6 +45,25 @@ HARMLESS = 0.99
 BURN_IN = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of one way to draft.
+
+    Attributes:
+        plan: what it is.
+        forecast: the speedup over plain decoding expected of it before it drafted; None where nothing was.
+        live: the speedup its rounds brought; None before there were any.
+        rounds, steps, accepted: of those remembered.
+    """
+
+    plan: Plan
+    forecast: float | None
+    live: float | None
+    rounds: float
+    steps: float
+    accepted: float
+
+
 @dataclass(slots=True)
 class Contest:
     """Plans in turns.
@@ -99,6 +118,17 @@ class Contest:
     def best(self) -> Plan | None:
         """Whoever is thought to be the best of those drafted with; None for plain decoding, for a while or for good."""
         return None if self._paused else self._best
+
+    @property
+    def standings(self) -> list[Standing]:
+        """Everything that takes part, the most drafted with first."""
+        found = []
+        for plan in {**self.forecasts, **self.live}:
+            seen, forecast = self.live.get(plan, Yield()), self.forecasts.get(plan)
+            live = seen.speedup(plan, self.costs) if seen.rounds and self.costs.known else None
+            guess = None if forecast is None or forecast == GIVEN else forecast[0]
+            found.append(Standing(plan, guess, live, seen.rounds, seen.drafted, seen.accepted))
+        return sorted(found, key=lambda one: -one.rounds)
 
     def begin_with(self, plan: Plan) -> None:
         """Draft with a plan that nothing is known of here; before anything else."""
