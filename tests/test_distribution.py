@@ -20,12 +20,14 @@ from transformers import (
 from conflayers.acceptance import Verdict, accept_sampled
 from conflayers.body.contract import Pass
 from conflayers.chance import Chance
+from conflayers.costs import Costs
 from conflayers.decoding import decode
 from conflayers.draft import Draft
 from conflayers.drafters.length import FixedLength
+from conflayers.drafters.lookup import Lookup
 from conflayers.drafters.siblings import NoSiblings, PublishedSiblings
 from conflayers.drafters.subnetwork import Subnetwork
-from conflayers.plan import FULL, ModelIdentity, Plan
+from conflayers.plan import FULL, LOOKUP, ModelIdentity, Plan
 from conflayers.round import Method
 from conflayers.sampling import Coupled, Sampled, Sampler
 from conflayers.selectors.fixed import Fixed
@@ -58,6 +60,7 @@ class TableBody:
     vocab_size: int = VOCABULARY
     identity: ModelIdentity = field(default_factory=lambda: ModelIdentity("Table", 4, 4, VOCABULARY, "0"))
     trees: bool = True
+    steady: bool = False
     text_start: int = 0
     cached: list[int] = field(default_factory=list)
     logits: torch.Tensor = TARGET
@@ -160,18 +163,23 @@ def p_value(counts: Counter[tuple[int, ...]], odds: dict[tuple[int, ...], float]
     return float(torch.special.gammaincc(half[0], half[1]))
 
 
-def sample(sampler: Callable[[int], Sampler], siblings: str) -> tuple[Counter, Stats]:
-    """The first three tokens of many texts of four: the first from the prefill, the others from drafts of two."""
+def drafts(siblings: str) -> Method:
+    """Drafts of two by the other table."""
+    return Method("fixed", Subnetwork(FixedLength(2), SIBLINGS[siblings]()), Fixed(PLAN))
+
+
+def sample(sampler: Callable[[int], Sampler], method: Method, prompt: Sequence[int] = PROMPT) -> tuple[Counter, Stats]:
+    """The first three tokens of many texts of four: the first from the prefill, the others drafted."""
     counts: Counter[tuple[int, ...]] = Counter()
     total = Stats()
-    method = Method("fixed", Subnetwork(FixedLength(2), SIBLINGS[siblings]()), Fixed(PLAN))
     body = TableBody()
     for index in range(DRAWS):
         stats = Stats()
-        rounds = decode(body, method, PROMPT, sampler=sampler(index), max_new_tokens=4, end=frozenset(), stats=stats)
+        rounds = decode(body, method, prompt, sampler=sampler(index), max_new_tokens=4, end=frozenset(), stats=stats)
         text = tuple(itertools.chain.from_iterable(rounds))
         counts[text[:3]] += 1
         total.num_draft_tokens += stats.num_draft_tokens
+        total.num_lookup_tokens += stats.num_lookup_tokens
         total.num_accepted_draft_tokens += stats.num_accepted_draft_tokens
         total.num_accepted_sibling_tokens += stats.num_accepted_sibling_tokens
     return counts, total
@@ -200,7 +208,7 @@ def coupled(processors: LogitsProcessorList) -> Callable[[int], Sampler]:
     ],
 )
 def test_the_first_three_tokens_follow_the_targets_distribution(sampler, siblings, processed):
-    counts, stats = sample(sampler(PROCESSORS[processed]()), siblings)
+    counts, stats = sample(sampler(PROCESSORS[processed]()), drafts(siblings))
 
     assert p_value(counts, exact(PROCESSORS[processed]())) > UNSUSPICIOUS
     for position in range(3):
@@ -214,6 +222,26 @@ def test_the_first_three_tokens_follow_the_targets_distribution(sampler, sibling
     # Something was drafted, accepted and rejected, or nothing would have been tested.
     assert 0.2 < stats.num_accepted_draft_tokens / stats.num_draft_tokens < 0.98
     assert (stats.num_accepted_sibling_tokens > DRAWS / 20) == (siblings == "tree")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "plan"),
+    [
+        (residual, LOOKUP),
+        pytest.param(residual, PLAN, marks=pytest.mark.slow),
+        pytest.param(coupled, PLAN, marks=pytest.mark.slow),
+    ],
+)
+def test_tokens_that_were_looked_up_leave_the_distribution_as_it_is(sampler, plan):
+    """The table knows the last two tokens alone, so a prompt may have anything before them."""
+    costs = Costs(4)
+    method = Method("lookup", Lookup(costs), Fixed(plan), costs)
+    counts, stats = sample(sampler(LogitsProcessorList()), method, (2, 5, 1, 4, 2, 5, 3, 0, 5, 1, *PROMPT))
+
+    assert p_value(counts, exact(LogitsProcessorList())) > UNSUSPICIOUS
+    assert stats.num_lookup_tokens > DRAWS / 10
+    assert 0 < stats.num_accepted_draft_tokens < stats.num_draft_tokens
+    assert (stats.num_draft_tokens > stats.num_lookup_tokens) == (plan == PLAN)
 
 
 @dataclass(slots=True)
@@ -245,7 +273,7 @@ def test_a_planted_bias_is_found(wrong, siblings):
     chance = Chance(torch.Generator().manual_seed(0))
     odds = exact(processors())
     sampler = wrong(processors(), chance=chance)
-    counts, _ = sample(lambda index: sampler, siblings)
+    counts, _ = sample(lambda index: sampler, drafts(siblings))
 
     possible = Counter({text: count for text, count in counts.items() if odds[text] > 0})
     assert possible.total() < counts.total() or p_value(possible, odds) < CONDEMNED

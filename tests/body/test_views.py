@@ -89,6 +89,8 @@ def test_a_product_is_steady_by_itself_or_doubled_or_not_at_all():
     assert known(lambda states: states) is same
     assert known(Odd(alone=True)) is Doubled
     assert known(Odd(alone=False)) is None
+    narrow = torch.randn(8, 8)
+    assert steady(lambda states: states @ narrow, 8, torch.float32, torch.device("cpu")) is None
     row = torch.randn(1, 128)
     assert torch.equal(Doubled(Odd(alone=True))(row), row)
 

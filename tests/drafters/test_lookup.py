@@ -100,6 +100,19 @@ def test_found_tokens_and_drafted_ones_are_judged_apart():
     assert done.steps == 2
 
 
+def test_what_was_worth_nothing_in_one_text_gets_a_chance_in_the_next():
+    calibration = Calibration()
+    done = Round(LOOKUP, 1, 0, 1, 0.0, 1.0, confidences=(0.5,), looked_up=frozenset({0}))
+    for _ in range(100):
+        calibration.learn(done)
+    before = calibration.of(LOOKUP).acceptance(0.5)
+    calibration.another_text(LOOKUP)
+
+    assert before < 0.01 < calibration.of(LOOKUP).acceptance(0.9)
+    assert calibration.of(LOOKUP).rate > before
+    assert sum(calibration.of(LOOKUP).tried) < 20
+
+
 def test_longer_matches_are_surer():
     sure = [confidence(length) for length in range(1, 60)]
     assert sure == sorted(sure)

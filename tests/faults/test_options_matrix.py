@@ -24,13 +24,24 @@ METHODS = {
     },
     "search": {"method": "conflayers", "interval": 2, "context_window": 4, "fallback": False, "draft_length": 3},
     "published search": {"method": "conflayers", "variant": "paper", "interval": 2, "context_window": 4},
+    "auto": {"method": "auto", "interval": 2, "context_window": 4, "fallback": False},
+    "lookup": {"method": "lookup"},
     "draft and verify": {"method": "draft-verify", "plan": PLAN, "confidence_stop": 0.05},
     "kept plan": {"method": "conflayers", "plan": PLAN, "draft_length": 3},
 }
 
 
 # Every length and every tree, but not each with each, and everything else.
-QUICK = {"vanilla", "gain gain", "confidence paper", "adaptive none", "fixed paper", "search", "published search"}
+QUICK = {
+    "vanilla",
+    "gain gain",
+    "confidence paper",
+    "adaptive none",
+    "fixed paper",
+    "search",
+    "published search",
+    "auto",
+}
 each_method = pytest.mark.parametrize(
     "method", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS]
 )

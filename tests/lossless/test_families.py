@@ -12,11 +12,13 @@ from lossless.reference import NEW_TOKENS, PROMPT, assert_untouched, greedy, log
 
 from conflayers import Llm
 from conflayers.body.contract import Trace
+from conflayers.costs import Costs
 from conflayers.drafters.length import ConfidenceStop
+from conflayers.drafters.lookup import Lookup
 from conflayers.drafters.siblings import PublishedSiblings
 from conflayers.drafters.subnetwork import Subnetwork
 from conflayers.errors import InputError
-from conflayers.plan import FULL, Plan
+from conflayers.plan import FULL, LOOKUP, Plan
 from conflayers.round import Method, Round, State
 
 # No confidence stop and short chains: most rounds reject something, at every depth of the chain.
@@ -131,6 +133,16 @@ def test_all_plans_in_turn(family: Family) -> None:
     assert stats.num_spec_steps >= len(PLANS)
     assert 0 < stats.num_accepted_draft_tokens < stats.num_draft_tokens
     assert 1 + stats.num_plain_steps + stats.num_spec_steps + stats.num_accepted_draft_tokens == NEW_TOKENS
+
+
+@each_family
+def test_tokens_found_in_the_text_between_those_the_model_drafts(family: Family) -> None:
+    """A draft then reads several tokens in one pass."""
+    costs = Costs(LAYERS)
+    task = Method("in turn", Lookup(costs), InTurn((LOOKUP, *PLANS.values())), costs)
+    result = subject(family).llm.generate(PROMPT, task=task, max_new_tokens=NEW_TOKENS)
+    assert result.token_ids == subject(family).reference
+    assert result.stats.num_draft_tokens > 0
 
 
 @each_family

@@ -21,7 +21,8 @@ MOST_ROWS = 32
 COMPARED = (2, 3, 5, 8, 16, MOST_ROWS)
 # Above this inner dimension a single row is never multiplied by itself: it differs rarely, and a look may miss it.
 LONG = 1024
-# Nor with a matrix of so few numbers, which torch multiplies one row with in another way than several.
+# Products of so few multiplications torch does in another way than all larger ones. A matrix that is so small with one
+# row is never multiplied by one; one that is so small with two is not steady.
 SMALL = 4096
 
 
@@ -56,6 +57,8 @@ def steady(
     for rows in COMPARED:
         if not torch.equal(torch.cat([product(part) for part in torch.split(states, rows)]), together):
             return None
+    if 2 * width * together.shape[1] <= SMALL:
+        return None
     if width > LONG or width * together.shape[1] <= SMALL:
         return Doubled
     alone = torch.cat([product(row) for row in torch.split(states[:16], 1)])

@@ -18,6 +18,8 @@ TRUST = 2.0
 MISSES = 24.0
 # Observations a bin remembers: texts change.
 MEMORY = 60.0
+# What remains of it in another text, where nothing is tried that was worth nothing before.
+FADED = 0.25
 # Plans remembered: the one in use, and those that were lately on trial beside it.
 PLANS = 16
 
@@ -67,6 +69,11 @@ class Worth:
         self.missed += not accepted
         self.doubt += 1 - confidence if confidence >= 0 else 1.0  # maybe not a number
 
+    def faded(self, share: float) -> "Worth":
+        """The same with a share of its weight."""
+        tried, accepted = ([share * count for count in counts] for counts in (self.tried, self.accepted))
+        return Worth(tried, accepted, TRUST + share * (self.doubt - TRUST), TRUST + share * (self.missed - TRUST))
+
 
 @dataclass(slots=True)
 class Calibration:
@@ -77,6 +84,11 @@ class Calibration:
     def of(self, plan: Plan) -> Worth:
         """Of the drafts by one plan; of a plan not seen lately, what its confidences say."""
         return self.plans.get(plan) or Worth()
+
+    def another_text(self, plan: Plan) -> None:
+        """Let what was seen of a plan weigh a quarter: what was worth nothing in one text gets a chance in the next."""
+        if worth := self.plans.get(plan):
+            self.plans[plan] = worth.faded(FADED)
 
     def learn(self, done: Round) -> None:
         """Count the accepted tokens of the main chain and the first rejected one."""

@@ -74,6 +74,7 @@ class Lookup:
         known = len(self._text.tokens)
         if tokens[:known] != self._text.tokens:
             self._text, known = Suffixes(), 0
+            self.calibration.another_text(LOOKUP)
         self._text.extend(tokens[known:])
 
     def _take_found(self, chain: "_Chain") -> bool:
