@@ -67,6 +67,8 @@ class PricedLength:
 class PricedSiblings:
     """Finds none, and takes its time."""
 
+    asked = False
+
     def __init__(self, clock: Ticks) -> None:
         self.clock = clock
 

@@ -29,15 +29,15 @@ def llm() -> Llm:
 def test_rows_of_all_three_over_all_repeats(llm):
     told = []
     rows = compare(llm, PROMPT, max_new_tokens=16, repeat=2, tell=told.append)
-    assert [row.method for row in rows] == ["vanilla", "hf", "conflayers"]
+    assert [row.method for row in rows] == ["vanilla", "hf", "auto"]
     assert all(row.identical and row.first_difference is None for row in rows)
     assert all(row.new_tokens == 32 and row.seconds > 0 for row in rows)
     assert rows[0].speedup == 1
     assert rows[1].speedup == pytest.approx(rows[1].tokens_per_second / rows[0].tokens_per_second)
     assert [what.split(",")[0] for what in told] == [
         "warming up",
-        *("conflayers", "vanilla", "hf"),
-        *("hf", "vanilla", "conflayers"),
+        *("auto", "vanilla", "hf"),
+        *("hf", "vanilla", "auto"),
     ]
 
 
@@ -52,7 +52,7 @@ def test_counts_of_the_runs_are_added(llm):
 
 
 def test_a_first_run_counts_as_one(llm):
-    first = llm.generate(PROMPT, method="conflayers", max_new_tokens=16)
+    first = llm.generate(PROMPT, max_new_tokens=16)
     first.stats.total_seconds = 1000.0
     told = []
     row = compare(llm, PROMPT, max_new_tokens=16, first=first, tell=told.append)[-1]

@@ -319,6 +319,7 @@ def check_names(method: str | Selector, options: Iterable[str], others: Iterable
         if option in NOT_HERE:
             raise InputError(f"{option!r} is not honoured here: {NOT_HERE[option]}")
         near = get_close_matches(option, [*others, *allowed], 1, 0.7)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        owners = [name for name, other in METHODS.items() if option in other.options or option in other.drafter_options]
+        hint = f" (did you mean {near[0]!r}?)" if near else f" (it belongs to {', '.join(owners)})" if owners else ""
         there = ", ".join(allowed) or "none"
         raise InputError(f"method {method!r} has no option {option!r}{hint}; its options: {there}")

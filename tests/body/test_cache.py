@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from conflayers.body.cache import PositionedCache
+from conflayers.body.cache import STEP, PositionedCache
 
 CAPACITY = 24
 HEADS = 2
@@ -149,6 +149,6 @@ def test_buffers_are_allocated_once_and_in_the_type_of_the_states() -> None:
         pointers.add((cache.layers[1].keys.data_ptr(), cache.layers[1].values.data_ptr()))
     assert len(pointers) == 1
     assert cache.layers[1].keys.dtype == torch.bfloat16
-    assert cache.layers[1].keys.shape == (1, HEADS, CAPACITY, KEY_WIDTH)
+    assert cache.layers[1].keys.shape == (1, HEADS, STEP, KEY_WIDTH)
     assert cache.layers[0].keys is None
     assert cache.get_max_length(1) == CAPACITY

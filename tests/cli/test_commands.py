@@ -64,7 +64,7 @@ def test_demo_tells_its_story_and_ends_with_the_document(run, model):
     assert result.exit_code == 0
     *story, last = result.stdout.splitlines()
     document = json.loads(last)
-    assert [row["method"] for row in document["rows"]] == ["vanilla", "hf", "conflayers"]
+    assert [row["method"] for row in document["rows"]] == ["vanilla", "hf", "conflayers", "auto"]
     assert all(row["identical"] and row["new_tokens"] == 24 for row in document["rows"])
     assert document["dtype"] == "float32"
     assert "plain decoding" in "\n".join(story)

@@ -55,7 +55,7 @@ def test_json_is_one_line_with_every_field(run, model):
     assert len(document["token_ids"]) == 8
     [row] = document["rows"]
     assert set(row) >= ROW
-    assert (row["method"], row["new_tokens"]) == ("conflayers", 8)
+    assert (row["method"], row["new_tokens"]) == ("auto", 8)
     assert row["speedup"] is None
     assert row["identical"] is None
 
@@ -106,7 +106,10 @@ def test_settings_of_greedy_decoding_are_compared_too(run, model):
         (("--temperature", "0.7", "--compare"), "--compare is of greedy decoding"),
         (("--seed", "3"), "seed needs sampling"),
         (("--temperature", "0.7", "--option", "temperature=1"), "temperature is given both"),
-        (("--option", "draft_length=7", "--option", "confidence_stop=0.5"), "confidence_stop belongs to"),
+        (
+            ("--method", "conflayers", "--option", "draft_length=7", "--option", "confidence_stop=0.5"),
+            "confidence_stop belongs to",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_before_a_model_is_loaded(run, arguments, complaint):
@@ -144,9 +147,9 @@ def test_comparison_finds_the_same_tokens(run, model, variant):
 def test_comparison_prints_a_table_and_what_it_came_to(run, model):
     result = run("generate", model, *PROMPT, "--max-new-tokens", "40", *LAYER_OPTIONS, "--compare", "--repeat", "2")
     assert result.exit_code == 0
-    for word in ("plain decoding", "transformers", "ConfLayers", "identical", "yes", "the speed of plain decoding"):
+    for word in ("plain decoding", "transformers", "auto", "identical", "yes", "the speed of plain decoding"):
         assert word in result.stdout
-    assert max(len(line) for line in result.stdout.splitlines() if "ConfLayers  " in line) < 80
+    assert max(len(line) for line in result.stdout.splitlines() if "plain decoding " in line) < 80
 
 
 def test_comparison_of_plain_decoding_has_two_rows(run, model):
@@ -157,7 +160,7 @@ def test_comparison_of_plain_decoding_has_two_rows(run, model):
 
 def test_a_saved_plan_is_used_again(run, model, tmp_path):
     file = tmp_path / "plan.json"
-    always = ("--option", "fallback=false")
+    always = ("--method", "conflayers", "--option", "fallback=false")
     saved = run("generate", model, *PROMPT, "--max-new-tokens", "8", *always, "--save-plan", str(file), "--json")
     assert saved.exit_code == 0
     assert f"plan saved to {file}" in saved.stderr
@@ -234,8 +237,9 @@ def test_bfloat16_is_loaded_as_asked(run, model):
         ((*PROMPT, "--threads", "0"), "--threads"),
         ((*PROMPT, "--method", "conflayer"), "did you mean 'conflayers'"),
         ((*PROMPT, "--method", "fixed"), "needs a plan"),
-        ((*PROMPT, "--option", "skip_ration=0.3"), "did you mean 'skip_ratio'"),
+        ((*PROMPT, "--method", "swift", "--option", "skip_ration=0.3"), "did you mean 'skip_ratio'"),
         ((*PROMPT, "--variant", "paper", "--option", "skip_ratio=2"), "between 0 and 1"),
+        ((*PROMPT, "--option", "draft_length=4"), "no option 'draft_length' (it belongs to conflayers, swift"),
         ((*PROMPT, "--option", "skip_ratio=much"), "error: "),
         ((*PROMPT, "--option", "skip_ratio"), "NAME=VALUE"),
         ((*PROMPT, "--variant", "paper", "--option", "variant=default"), "twice"),

@@ -60,7 +60,7 @@ def run(
     named = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "stop_strings": stop or None}
     arg.merge(options, named)
     # Only ConfLayers has variants.
-    method = method or ("conflayers" if variant else "auto")
+    method = method or ("conflayers" if "variant" in options else "auto")
     request = Request(method, plan, options, max_new_tokens, compare, repeat)
     request.check()
     if save_plan is not None and method == "vanilla":

@@ -126,6 +126,11 @@ def verdict(rows: list[Row], result: "Result") -> list[str]:
         lines.append(
             f"{name} {verb} a plan that {result.plan}: {speed} times the speed of plain decoding, search included."
         )
+    elif result.stats.num_lookup_tokens:
+        lines.append(
+            f"{name} drafts by looking up what came after the same words before ({_drafts(result)}): {speed} times the "
+            "speed of plain decoding, everything included."
+        )
     elif not result.decisions and result.stats.num_draft_tokens:
         lines.append(
             f"{name} was still trying what to draft with when the text ended ({_drafts(result)}). It ran at {speed} "
