@@ -126,7 +126,7 @@ RUNS = {
         "SmolLM2-135M",
         "smollm2",
         [*PEERS, "auto", *DRAFTS],
-        _words("--data {questions} --limit 24 --max-new-tokens 128 --dtype bfloat16 --threads 2 --no-memory"),
+        _words("--data {questions} --max-new-tokens 128 --dtype bfloat16 --threads 2 --no-memory"),
     ),
     "sweeps": Run(
         "24 layers",
@@ -154,8 +154,13 @@ RUNS = {
 }
 
 
-def run(name: str) -> Document:
-    """Run what is missing, and keep the rows."""
+def run(name: str, given: Mapping[str, str | None] | None = None) -> Document:
+    """Run what is missing, and keep the rows.
+
+    Args:
+        given: files that are not the project's: `questions`, `gguf`.
+    """
+    given = given or {}
     wanted, folder = RUNS[name], WORK / name
     folder.mkdir(parents=True, exist_ok=True)
     methods = list(wanted.methods)
@@ -164,7 +169,10 @@ def run(name: str) -> Document:
         if not out.exists():
             _call([word.format(out=out) for word in command])
         methods.append(f"{method}:plan={out.relative_to(ROOT)}")
-    words = ["-m", "conflayers", "bench", wanted.model, "--methods", ",".join(methods), *wanted.options]
+    if given.get("gguf") and "{questions}" in wanted.options:
+        methods.append(f"llamacpp:file={given['gguf']}")
+    options = [word.format(**given) for word in wanted.options]
+    words = ["-m", "conflayers", "bench", wanted.model, "--methods", ",".join(methods), *options]
     _call([*words, "--out", str(folder.relative_to(ROOT))])
     document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     if wanted.predicted:
@@ -296,7 +304,8 @@ def _totals(document: Document) -> list[dict[str, Any]]:
 def _bare(method: str) -> str:
     """Without the folder of a plan, which differs from run to run."""
     name, plan, file = method.partition(":plan=")
-    return f"{name}:{Path(file).stem}" if plan else name
+    name = f"{name}:{Path(file).stem}" if plan else name
+    return "llamacpp" if name.startswith("llamacpp:") else name
 
 
 def _title(method: str) -> str:
@@ -346,14 +355,20 @@ def main() -> None:
     """Run, keep and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)}; all by default")
+    parser.add_argument("--questions", help="questions of Spec-Bench, as JSON Lines")
+    parser.add_argument("--gguf", help="the weights of SmolLM2 in bfloat16, for llama.cpp")
     parser.add_argument("--draw", action="store_true", help="run nothing")
     given = parser.parse_args()
     unknown = [name for name in given.names if name not in RUNS]
     if unknown:
         parser.error(f"no run {unknown[0]!r}; there are: {', '.join(RUNS)}")
+    files = {"questions": given.questions, "gguf": given.gguf}
     if not given.draw:
         for name in given.names or RUNS:
-            run(name)
+            if "{questions}" in RUNS[name].options and not given.questions:
+                print(f"{name} is left out: it needs --questions FILE", file=sys.stderr)
+                continue
+            run(name, files)
     for page in (README, REPRODUCTION, PREDICTION):
         page.write_text(drawn(page.read_text(encoding="utf-8"), page), encoding="utf-8")
 

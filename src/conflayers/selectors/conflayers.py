@@ -38,7 +38,7 @@ LEAST_LOOK, MOST_LOOK = 16, 32
 LOOK_SHARE = 0.003
 LOOK_STEPS = 8.0
 # ... fewer where a text is short, as a share of its tokens.
-MOST_OF_A_TEXT = 0.05
+MOST_OF_A_TEXT = 0.025
 # Tokens until the search goes on where no candidate promised anything: so many at first, doubled each time.
 FIRST_REST, LONGEST_REST = 64, 1 << 16
 
