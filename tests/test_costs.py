@@ -47,6 +47,17 @@ def test_an_unknown_draft_step_costs_a_plain_step():
     assert measured().draft_step(Plan.layers([2])) == 10.0
 
 
+def test_a_step_in_lower_precision_costs_what_was_measured():
+    costs = measured()
+    view = Plan(precision="int4")
+    costs.observe(view, steps=4, rows=5, kept=3, draft_seconds=8.0, verify_seconds=14.0)
+
+    assert costs.draft_step(view) == 2.0
+    whole = Plan(mlp=frozenset({1}))
+    costs.observe(whole, steps=4, rows=5, kept=3, draft_seconds=8.0, verify_seconds=14.0)
+    assert costs.draft_step(whole) == 7.5
+
+
 def test_times_that_no_clock_can_have_measured_are_left_out():
     costs = measured()
     observe(costs, None, 0, 0.0, 0.0)

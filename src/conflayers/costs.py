@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
-from conflayers.plan import Plan
+from conflayers.plan import WHOLE, Plan
 
 # Medians over this many recent measurements follow a growing context and shrug off a disturbed one.
 RECENT = 15
@@ -173,10 +173,11 @@ class Costs:
     def draft_step(self, plan: Plan) -> float:
         """Seconds of one draft step, as far as measured; a plain step's until then.
 
-        Never less than the share of a plain step that still runs, for the same reason, where one was measured.
+        Never less than the share of a plain step that still runs, for the same reason, where one was measured; what
+        runs in lower precision may cost anything.
         """
         measured = self.steps[plan].median if plan in self.steps else self.plain_step
-        if self.layers is None or not self.known:
+        if self.layers is None or not self.known or plan.precision != WHOLE:
             return measured
         return max(measured, (1 - plan.skip_ratio(self.layers)) * self.plain_step)
 

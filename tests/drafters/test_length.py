@@ -4,7 +4,7 @@ import pytest
 
 from conflayers.costs import Costs
 from conflayers.drafters.calibration import PLANS, Calibration
-from conflayers.drafters.length import AdaptiveThreshold, ConfidenceStop, ExpectedGain, FixedLength
+from conflayers.drafters.length import FIRST, AdaptiveThreshold, ConfidenceStop, ExpectedGain, FixedLength
 from conflayers.plan import Plan
 from conflayers.round import Round
 
@@ -91,7 +91,7 @@ def test_the_default_stops_where_another_token_costs_more_than_it_saves():
 def test_the_default_goes_by_confidence_until_a_draft_step_has_been_measured():
     rule = ExpectedGain(Costs(layers=4))
 
-    assert length(rule, 0.9) == 25
+    assert length(rule, 0.9) == FIRST
     assert length(rule, 0.7) == length(rule, float("nan")) == 1
 
 

@@ -13,6 +13,8 @@ from conflayers.round import Round
 # The longest chain and the confidence stop of SWIFT and ConfLayers.
 MAX_TOKENS = 25
 CONFIDENCE = 0.8
+# Tokens of the first draft by a plan, whose steps may cost anything and whose confidence may be worth nothing.
+FIRST = 4
 
 
 class Length(Protocol):
@@ -147,7 +149,7 @@ class ExpectedGain:
         if len(confidences) >= self.max_tokens or not confidences[-1] >= 0:
             return False
         if plan not in self.costs.steps:
-            return confidences[-1] >= CONFIDENCE
+            return confidences[-1] >= CONFIDENCE and len(confidences) < FIRST
         worth = self.calibration.of(plan)
         gain = worth.reach(confidences) * worth.rate * self.costs.token_seconds
         return gain > self.costs.draft_step(plan) + self.costs.row_seconds

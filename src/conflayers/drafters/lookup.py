@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from conflayers.costs import Costs
 from conflayers.draft import MOST_SIBLINGS, Draft
 from conflayers.drafters.calibration import Calibration
-from conflayers.drafters.length import CONFIDENCE, MAX_TOKENS
+from conflayers.drafters.length import CONFIDENCE, FIRST, MAX_TOKENS
 from conflayers.drafters.siblings import NoSiblings, Siblings
 from conflayers.options import whole
 from conflayers.plan import LOOKUP, Plan
@@ -121,7 +121,7 @@ class Lookup:
         if not last >= 0:
             return False
         if chain.plan not in self.costs.steps:
-            return last >= CONFIDENCE
+            return last >= CONFIDENCE and chain.length < FIRST
         gain = chain.reach * self.calibration.of(chain.plan).rate * self.costs.token_seconds
         return gain > self.costs.draft_step(chain.plan) + self.costs.row_seconds
 
