@@ -33,16 +33,17 @@ def choose_body(
     if wanted == "portable" and layout != "auto":
         raise InputError(f"layout={layout!r} is for the fast body: leave it out with body='portable'")
     body = PortableBody(model)
-    found = self_test(body)
     if wanted == "portable":
-        return body, found
+        return body, self_test(body)
     reason = why_not(model)
     if reason is None:
         try:
+            # Its layers add to the residual stream by themselves, so there is nothing of that to see.
             fast = FastBody(model, body.anatomy, layout)
-            return fast, {**found, **self_test(fast, residual=False)}
+            return fast, self_test(fast, residual=False)
         except UnsupportedModelError as error:
             reason = str(error)
+    found = self_test(body)
     if wanted == "fast" or layout != "auto":
         raise InputError(f"the fast body cannot drive this model: {reason}. Leave out body and layout")
     return body, found
