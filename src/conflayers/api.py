@@ -20,7 +20,7 @@ from conflayers.decoding import decode
 from conflayers.errors import InputError, PlanError
 from conflayers.methods import build_method, check_names
 from conflayers.multimodal import Encoded
-from conflayers.plan import FULL, Plan, load_plan, read_plan, save_plan
+from conflayers.plan import FULL, LOOKUP, Plan, load_plan, read_plan, save_plan
 from conflayers.prompts import Prompt, encode
 from conflayers.round import Method, Selector, check_task, standings_of
 from conflayers.stats import Stats
@@ -98,6 +98,9 @@ class Llm:
         if not self.body.trees and options.get("tree") == "paper":
             raise InputError(f"{self.name} cannot verify trees exactly: leave out tree='paper' to draft chains")
         made = build_method(method, self.body.layers, plan, **options)
+        for drafts in (plan, made.plan):
+            if drafts is not None:
+                self.body.check_precision(drafts)
         # Once for a model, and not in the middle of a request.
         if getattr(made.selector, "views", False):
             for precision in self.body.quick():
@@ -209,6 +212,8 @@ class Llm:
         if not isinstance(plan, Plan):
             raise PlanError(f"no plan to save: {plan!r} (a result's plan is None where decoding ended plainly)")
         plan.check(self.body.layers)
+        if plan == LOOKUP:
+            raise PlanError("no plan to save: lookups need none")
         save_plan(path, plan, self.body.identity, {"model": self.name, **provenance})
 
     def _new_tokens(self, prompt_tokens: int, wanted: int | None) -> int:

@@ -27,7 +27,7 @@ AUTO_OPTIONS = {
 }
 # What every method that drafts takes, beside the drafter's options.
 COMMON_OPTIONS = {
-    "fallback": "decode plainly where drafts and search lose time (False; True with 'conflayers' by default)"
+    "fallback": "decode plainly where drafts and search lose time (False; True by default with 'auto' and 'conflayers')"
 }
 # Which variant of ConfLayers takes which options.
 VARIANTS = {

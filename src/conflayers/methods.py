@@ -7,7 +7,7 @@ from typing import Any
 
 from conflayers.costs import Costs
 from conflayers.drafters.build import DRAFTER_OPTIONS as DRAFTER_OPTIONS
-from conflayers.drafters.build import LOOKUP_OPTIONS, build_drafter, build_lookup
+from conflayers.drafters.build import build_drafter, build_lookup
 from conflayers.errors import InputError
 from conflayers.method_options import (
     AUTO_OPTIONS,
@@ -51,6 +51,7 @@ class Entry:
         options: name -> meaning, of what `build` takes besides the drafter's options.
         drafts: whether it drafts at all, and so takes the drafter's options.
         lookup: whether drafts are also looked up in the text.
+        takes: names of the drafter's options that it has.
         drafting: the drafter's options as its paper has them; where empty, the rules by measured cost.
     """
 
@@ -60,12 +61,15 @@ class Entry:
     options: dict[str, str] = field(default_factory=dict)
     drafts: bool = True
     lookup: bool = False
+    takes: tuple[str, ...] = tuple(DRAFTER_OPTIONS)
     drafting: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def drafter_options(self) -> dict[str, str]:
         """name -> meaning, of the drafter's options that it takes."""
-        return (LOOKUP_OPTIONS if self.lookup else DRAFTER_OPTIONS) if self.drafts else {}
+        if not self.drafts:
+            return {}
+        return {name: DRAFTER_OPTIONS[name] for name in self.takes}
 
 
 def _vanilla(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
@@ -173,6 +177,7 @@ METHODS: dict[str, Entry] = {
         _auto,
         AUTO_OPTIONS,
         lookup=True,
+        takes=("max_draft_tokens", "tree"),
     ),
     "conflayers": Entry(
         "skips the layers of low confidence; finds out by itself which, and whether it pays",
@@ -238,6 +243,7 @@ METHODS: dict[str, Entry] = {
         "arXiv 2411.10666",
         _lookup,
         lookup=True,
+        takes=("max_draft_tokens",),
     ),
     "fixed": Entry("drafts by one given plan, always", "arXiv 2309.08168", _fixed),
     "vanilla": Entry("plain decoding, one token a pass", "", _vanilla, drafts=False),

@@ -9,7 +9,7 @@ from conflayers.body.contract import Body, Trace
 from conflayers.costs import Costs
 from conflayers.draft import Draft
 from conflayers.errors import InputError
-from conflayers.plan import ModelIdentity, Plan
+from conflayers.plan import LOOKUP, ModelIdentity, Plan
 from conflayers.sampling import Sampler
 
 Stop = Callable[[Sequence[int]], bool]
@@ -128,9 +128,9 @@ class Selector(Protocol):
 
 
 def plan_of(selector: Selector) -> Plan | None:
-    """The plan that a selector has in use; None for plain decoding, and where it names none."""
+    """The plan that a selector has in use; None for plain decoding, lookups, and where it names none."""
     plan: Plan | None = getattr(selector, "plan", None)
-    return plan
+    return None if plan == LOOKUP else plan
 
 
 def decisions_of(selector: Selector) -> list[str]:

@@ -6,13 +6,14 @@ import pytest
 import torch
 from planted import planted_model
 from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from conflayers import InputError, Llm, Plan, PlanError
 from conflayers.body.choose import choose_body
 from conflayers.body.fast import FastBody
 from conflayers.body.linears import Linear
 from conflayers.body.portable import PortableBody
-from conflayers.body.steady import Doubled, same, steady
+from conflayers.body.steady import Doubled, attention_steady, same, steady
 from conflayers.body.views import pack, view, why_not_view
 from conflayers.plan import FULL, LOOKUP
 
@@ -155,6 +156,116 @@ def test_a_layout_that_cannot_be_had_is_refused():
         FastBody(planted_model([2]), layout="packed")
     with pytest.raises(InputError, match="layout must be"):
         FastBody(planted_model([2]), layout="best")
+
+
+def steady_body(group: int, hidden: int = 64, **how) -> FastBody:
+    """Heads of 16, `group` of them to a key-value head."""
+    torch.manual_seed(group)
+    config = LlamaConfig(
+        vocab_size=160,
+        hidden_size=hidden,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4 * group if group in (1, 2) else group,
+        num_key_value_heads=4 if group in (1, 2) else 1,
+        head_dim=16,
+        max_position_embeddings=1024,
+        initializer_range=0.1,
+    )
+    return FastBody(LlamaForCausalLM(config).bfloat16().eval(), **how)
+
+
+@pytest.mark.parametrize(
+    ("group", "hidden"), [(1, 64), (1, 80), (1, 128), (2, 64), (2, 112), (3, 96), (7, 224), (8, 64), (8, 128)]
+)
+def test_no_number_of_heads_and_no_width_breaks_what_is_promised(group, hidden):
+    """One query row, and one beyond a block of 32, are where attention sums in another way."""
+    body = steady_body(group, hidden)
+    if not body.steady:
+        pytest.skip("products on this machine are not steady")
+    generator = torch.Generator().manual_seed(1)
+    body.reserve(640)
+    for context in (1, 63, 255, 512, 600):
+        body.rollback(0)
+        body.forward(torch.randint(0, 160, (context,), generator=generator).tolist(), rows=1)
+        for count in (2, 5, 11, 17, 32):
+            tokens = torch.randint(0, 160, (count,), generator=generator).tolist()
+            together = body.forward(tokens).logits
+            body.rollback(context)
+            alone = torch.cat([body.forward([token]).logits for token in tokens])
+            body.rollback(context)
+            assert torch.equal(together, alone), (context, count)
+
+
+def test_an_attention_that_sums_by_company_is_found(monkeypatch):
+    assert attention_steady(6, 2, 16, torch.bfloat16, torch.device("cpu"))
+    exact = functional.scaled_dot_product_attention
+
+    def by_company(queries, *rest, **how):
+        return exact(queries, *rest, **how) * (1 + queries.shape[2] % 2)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", by_company)
+    assert not attention_steady(6, 2, 16, torch.bfloat16, torch.device("cpu"))
+    assert not attention_steady(66, 2, 16, torch.bfloat16, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("through", ["copy_", "data", "load_state_dict"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_written_to_are_seen_with_the_next_request(through, dtype):
+    model = planted_model([2], hidden=64).to(dtype)
+    llm = Llm(model)
+    llm.generate(PROMPT, max_new_tokens=8)
+    with torch.no_grad():
+        if through == "copy_":
+            for layer in model.model.layers:
+                layer.input_layernorm.weight.copy_(0.5 + torch.rand(64))
+        elif through == "data":
+            for parameter in model.parameters():
+                parameter.data += 0.1 * torch.randn_like(parameter)
+        else:
+            model.load_state_dict(planted_model([3], hidden=64, seed=5).to(dtype).state_dict())
+
+    fresh = Llm(copy.deepcopy(model))
+    for method in ("vanilla", "view"):
+        assert (
+            llm.generate(PROMPT, method=method, max_new_tokens=40).token_ids
+            == fresh.generate(PROMPT, method="vanilla", max_new_tokens=40).token_ids
+        )
+
+
+def test_a_model_in_another_precision_is_another_model():
+    model = planted_model([2], hidden=64)
+    llm = Llm(model)
+    llm.generate(PROMPT, max_new_tokens=40)
+    for dtype in (torch.bfloat16, torch.float32):
+        model.to(dtype)
+        wanted = Llm(copy.deepcopy(model)).generate(PROMPT, method="vanilla", max_new_tokens=20).token_ids
+        assert llm.generate(PROMPT, max_new_tokens=20).token_ids == wanted
+
+
+def test_who_listens_to_the_model_later_takes_the_views_away_and_nothing_else():
+    model = planted_model([2, 4, 7], hidden=64)
+    llm = Llm(model)
+    plain = llm.generate(PROMPT, method="vanilla", max_new_tokens=60).token_ids
+    task = llm.task("view", draft_length=3)
+    assert llm.generate(PROMPT, task=task, max_new_tokens=60).token_ids == plain
+    hook = model.model.layers[0].register_forward_hook(lambda *_: None)
+    try:
+        assert llm.body.quick() == ()
+        assert llm.generate(PROMPT, task=task, max_new_tokens=60).token_ids == plain
+        with pytest.raises(PlanError, match="drafts in int8, which this model cannot here"):
+            llm.task("view")
+    finally:
+        hook.remove()
+
+
+def test_what_cannot_be_drafted_by_is_refused_before_the_first_piece():
+    llm = Llm(planted_model([2]), body="portable")
+    for how in ({"method": "view"}, {"plan": Plan(precision="int4")}, {"method": "uniform", "plan": LOOKUP}):
+        with pytest.raises(PlanError):
+            llm.stream(PROMPT, **how)
+    with pytest.raises(PlanError, match="lookups need none"):
+        llm.save_plan("nowhere.json", LOOKUP)
 
 
 @pytest.mark.parametrize("layout", ["plain", "packed"])

@@ -91,6 +91,12 @@ class PositionedCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[PositionedLayer(self, window) for window in windows])
 
     @property
+    def kind(self) -> tuple[torch.dtype, torch.device] | None:
+        """What is held and where; None while nothing is."""
+        held = next((layer.keys for layer in self.layers if layer.is_initialized), None)
+        return None if held is None else (held.dtype, held.device)
+
+    @property
     def rows(self) -> int:
         """Rows that every layer has: the capacity, and as many more as a reader of whole steps may see."""
         return -(-self.capacity // STEP) * STEP

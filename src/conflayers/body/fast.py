@@ -21,18 +21,16 @@ from transformers import PreTrainedModel
 from conflayers.body.anatomy import Anatomy
 from conflayers.body.cache import PositionedLayer
 from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace
+from conflayers.body.fingerprint import Fingerprint
 from conflayers.body.linears import hooks_of
 from conflayers.body.llama import FastLayer, why_not
 from conflayers.body.operators import gated, rotate
 from conflayers.body.portable import PortableBody
-from conflayers.body.steady import MOST_ROWS
+from conflayers.body.steady import MOST_ROWS, attend, attention_steady
 from conflayers.body.trees import later_mask, text_mask
 from conflayers.body.views import VIEWS
 from conflayers.body.weights import Form, Weights, read_weights
-from conflayers.plan import FULL, Plan
-
-# From 64 queries of one key-value head on, attention may lay out keys in another way, and sum in another order.
-STEADY_QUERIES = 63
+from conflayers.plan import FULL, WHOLE, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +39,13 @@ class _Seen:
 
     Attributes:
         cos, sin: [tokens, 1, head_dim]; the sine carries the sign of the rotation.
-        bias: by sliding window, for tokens from one to another what to add to their scores, [query heads of one
-            key-value head * tokens, columns].
+        bias: by sliding window, what to add to the scores, [tokens, columns].
         whole: whether the tokens are a text that begins with them.
     """
 
     cos: torch.Tensor
     sin: torch.Tensor
-    bias: Mapping[int | None, list[tuple[int, int, torch.Tensor]]]
+    bias: Mapping[int | None, torch.Tensor]
     whole: bool
 
 
@@ -71,7 +68,8 @@ class FastBody(PortableBody):
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._weights: Weights | None = None
-        self._addresses: tuple[int, ...] = ()
+        self._seen_weights: Fingerprint | None = None
+        self._steady = False
         self._hooks: list[Mapping[int, Any]] = []
         self._cos = self._sin = self._later = torch.empty(0)
         self._read_weights()
@@ -87,7 +85,7 @@ class FastBody(PortableBody):
 
         Only with full attention: where a layer sees a window, its rows begin at another one for every token.
         """
-        return self._weights is not None and self._weights.steady and self._windows == {None} and self.fast
+        return self._steady and self.fast
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -117,14 +115,18 @@ class FastBody(PortableBody):
     def _read_weights(self) -> None:
         """Look at the model as it is now: somebody may have exchanged weights, or added adapters or hooks."""
         model: Any = self.model
-        addresses = tuple(parameter.data_ptr() for parameter in model.parameters())
         if why_not(model) is not None:
-            self._weights, self._addresses = None, ()
-        elif addresses != self._addresses:
+            self._weights, self._seen_weights = None, None
+        elif self._seen_weights is None or not self._seen_weights.still(model):
             # The old ones are let go before new ones are made.
             self._weights = None
             self._weights = read_weights(model, self.layout)
-            self._addresses = tuple(parameter.data_ptr() for parameter in model.parameters())
+            # Whoever insisted on a layout did so for the weights there were.
+            self.layout = "plain" if self.layout == "plain" else "auto"
+            self._seen_weights = Fingerprint.of(model)
+            self._cos = self._sin = self._later = torch.empty(0)
+            shape = (self._heads, self._kv_heads, self._width, model.dtype, model.device)
+            self._steady = self._weights.steady and self._windows == {None} and attention_steady(*shape)
             # Who listens in the middle of a request is heard from the next pass on.
             self._hooks = [hooks for module in model.modules() for hooks in hooks_of(module)]
 
@@ -149,7 +151,8 @@ class FastBody(PortableBody):
     def running(self, plan: Plan) -> Iterator[None]:
         """Inside this context `forward` leaves out what `plan` skips."""
         plan.check(self.layers)
-        self.check_precision(plan)
+        if self.fast:
+            self.check_precision(plan)
         before, self._plan = self._plan, plan
         try:
             yield
@@ -164,7 +167,8 @@ class FastBody(PortableBody):
     def _run(self, arguments: Mapping[str, Any], count: int, wanted: int, record: int) -> Pass:
         """One pass; see `PortableBody._run`."""
         if not self.fast or arguments.keys() - {"input_ids", "position_ids", "attention_mask"}:
-            with super().running(self._plan):
+            # Who has just changed the model gets drafts of its own modules, in their own precision.
+            with super().running(self._plan.at(WHOLE)):
                 return super()._run(arguments, count, wanted, record)
         assert self._weights is not None
         form = self._weights.form(self._plan.precision)
@@ -210,9 +214,9 @@ class FastBody(PortableBody):
                 found[window] = self._bias(window, mask, count)
         return _Seen(cos, sin, found, whole)
 
-    def _bias(self, window: int | None, mask: Masks, count: int) -> list[tuple[int, int, torch.Tensor]]:
-        """For tokens from one to another what to add to their scores; all at once where they need not be steady."""
-        length, group = self._cache.length, self._heads // self._kv_heads
+    def _bias(self, window: int | None, mask: Masks, count: int) -> torch.Tensor:
+        """What to add to the scores, [tokens, columns]."""
+        length = self._cache.length
         columns = self._cache.rounded(length + count)
         if mask is not None:
             one = (mask if isinstance(mask, torch.Tensor) else mask[self._kind(window)])[0, 0]
@@ -225,9 +229,7 @@ class FastBody(PortableBody):
             one = text_mask(count, length, window, self.model.dtype)[0, 0].to(self.model.device)
             if columns > one.shape[1] and window is None:
                 one = functional.pad(one, (0, columns - one.shape[1]), value=torch.finfo(one.dtype).min)
-        most = max(STEADY_QUERIES // group, 1) if self._cache.step > 1 else count
-        parts = [(at, min(at + most, count)) for at in range(0, count, most)]
-        return [(at, end, one[at:end].repeat(group, 1) if end > at + 1 else one[at:end]) for at, end in parts]
+        return one
 
     def _kind(self, window: int | None) -> str:
         return self.anatomy.kinds[self.anatomy.windows.index(window)]
@@ -282,14 +284,8 @@ class FastBody(PortableBody):
                 heads_first[:, :heads], keys, values, is_causal=True, enable_gqa=heads != kv_heads
             )
             return layer.out(out[0].transpose(0, 1).reshape(count, heads * width))
-        outs = []
-        everything: list[tuple[int, int, torch.Tensor | None]] = [(0, count, None)]
-        for at, end, bias in seen.bias.get(cached.window) or everything:
-            # The query heads of one key-value head are rows beside each other, so that it is read once.
-            queries = heads_first[:, :heads, at:end].reshape(1, kv_heads, -1, width)
-            out = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
-            outs.append(out.view(heads, end - at, width))
-        out = outs[0] if len(outs) == 1 else torch.cat(outs, 1)
+        bias = seen.bias.get(cached.window)
+        out = attend(heads_first[0, :heads], keys, values, bias, steady=self._cache.step > 1)
         return layer.out(out.transpose(0, 1).reshape(count, heads * width))
 
     def _mlp(self, layer: FastLayer, states: torch.Tensor) -> torch.Tensor:

@@ -77,7 +77,7 @@ class PortableBody:
 
     def reserve(self, capacity: int) -> None:
         """Empty the cache and make room for `capacity` tokens, in the memory it has where that is enough."""
-        if self._cache.capacity < capacity:
+        if self._cache.capacity < capacity or self._cache.kind not in (None, (self.model.dtype, self.model.device)):
             self.release()
             self._cache = PositionedCache(list(self.anatomy.windows), capacity)
         self._cache.rollback(0)
@@ -231,7 +231,7 @@ class PortableBody:
     def check_precision(self, plan: Plan) -> None:
         """Raise PlanError if drafts cannot have the plan's precision here."""
         if plan.precision == NOTHING:
-            raise PlanError("the plan runs nothing of the model: it is for method 'lookup' or 'auto'")
+            raise PlanError("the plan runs nothing of the model: method 'lookup' does that")
         if plan.precision != WHOLE and (why := self.why_not_precise()[plan.precision]):
             raise PlanError(f"the plan drafts in {plan.precision}, which this model cannot here: {why}")
 

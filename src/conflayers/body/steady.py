@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 from conflayers.body.views import Product
 
@@ -21,6 +22,8 @@ MOST_ROWS = 32
 COMPARED = (2, 3, 5, 8, 16, MOST_ROWS)
 # Above this inner dimension a single row is never multiplied by itself: it differs rarely, and a look may miss it.
 LONG = 1024
+# Where the inner dimension is no multiple of this, what is left over is now and then summed in another way.
+WHOLE_BLOCKS = 32
 # Products of so few multiplications torch does in another way than all larger ones. A matrix that is so small with one
 # row is never multiplied by one; one that is so small with two is not steady.
 SMALL = 4096
@@ -57,12 +60,79 @@ def steady(
     for rows in COMPARED:
         if not torch.equal(torch.cat([product(part) for part in torch.split(states, rows)]), together):
             return None
-    if 2 * width * together.shape[1] <= SMALL:
+    if width % WHOLE_BLOCKS or 2 * width * together.shape[1] <= SMALL:
         return None
     if width > LONG or width * together.shape[1] <= SMALL:
         return Doubled
     alone = torch.cat([product(row) for row in torch.split(states[:16], 1)])
     return same if torch.equal(alone, together[:16]) else Doubled
+
+
+# Query rows of one key-value head that attention takes at once where it is to be steady. The kernel works in blocks of
+# so many, and a block of a single row is summed in another way.
+QUERY_ROWS = 32
+# Lengths of text that attention is looked at on: within a block of keys and beyond one.
+LOOKED_AT = (96, 544)
+
+
+def attend(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    steady: bool = True,
+) -> torch.Tensor:
+    """Attention of tokens whose query heads are rows beside each other, so that each key-value head is read once.
+
+    Args:
+        queries: [heads, tokens, width].
+        keys, values: [1, key-value heads, columns, width].
+        bias: what to add to the scores, [tokens, columns].
+        steady: whether rows are to have the same bits in any company, for which there has to be a bias.
+
+    Returns:
+        [heads, tokens, width].
+    """
+    heads, count, width = queries.shape
+    group = heads // keys.shape[1]
+    if bias is None:
+        rows = queries.reshape(1, keys.shape[1], -1, width)
+        return functional.scaled_dot_product_attention(rows, keys, values).view(heads, count, width)
+    most, outs = max(QUERY_ROWS // group, 1) if steady else count, []
+    for at in range(0, count, most):
+        some = queries[:, at : at + most]
+        seen = bias[at : at + most]
+        if group * some.shape[1] == 1:
+            some, seen = some.expand(-1, 2, -1), seen.expand(2, -1)
+        # Rows that lie apart, or two that lie in one place, are multiplied in another way.
+        rows = some.reshape(1, keys.shape[1], -1, width).contiguous()
+        out = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=seen.repeat(group, 1))
+        outs.append(out.view(heads, -1, width)[:, : count - at])
+    return outs[0] if len(outs) == 1 else torch.cat(outs, 1)
+
+
+@torch.no_grad()
+def attention_steady(heads: int, kv_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `attend` gives every token of a chain the bits that it has alone, as far as a few chains tell."""
+    group = heads // kv_heads
+    if group > QUERY_ROWS:
+        return False
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    for columns in LOOKED_AT:
+        queries = drawn(heads, MOST_ROWS, width)
+        keys, values = drawn(1, kv_heads, columns, width), drawn(1, kv_heads, columns, width)
+        later = torch.arange(columns)[None] > columns - 2 * MOST_ROWS + torch.arange(MOST_ROWS)[:, None]
+        bias = torch.zeros(later.shape, dtype=dtype).masked_fill_(later, torch.finfo(dtype).min).to(device)
+        alone = torch.cat([attend(queries[:, i : i + 1], keys, values, bias[i : i + 1]) for i in range(MOST_ROWS)], 1)
+        for count in (2, 3, 11, 16, MOST_ROWS):
+            if not torch.equal(attend(queries[:, :count], keys, values, bias[:count]), alone[:, :count]):
+                return False
+    return True
 
 
 def same(product: Product) -> Product:

@@ -166,9 +166,10 @@ def _verification(values: dict[str, Any]) -> str:
     if not values["differing"]:
         promise = "always so" if values["promised"] else "not promised for other texts"
         return f"bit for bit decoding one by one over {values['rows']} tokens ({promise})"
+    broken = ", though the body promises the same: please report this" if values["promised"] else ""
     return (
         f"{values['differing']} of {values['rows']} tokens have other logits than one by one, the first is number "
-        f"{values['first_difference']}, by at most {values['largest_gap']:.2g}"
+        f"{values['first_difference']}, by at most {values['largest_gap']:.2g}{broken}"
     )
 
 

@@ -28,8 +28,6 @@ DRAFTER_OPTIONS = {
     "tree": "other tokens verified beside the chain: 'gain' as many as pay for their row (default), 'paper' as in "
     "SWIFT and ConfLayers, 'none'",
 }
-# Of these, what drafts take that are also looked up.
-LOOKUP_OPTIONS = {name: DRAFTER_OPTIONS[name] for name in ("max_draft_tokens", "tree")}
 LENGTHS = ("gain", "confidence", "adaptive")
 TREES = ("gain", "paper", "none")
 

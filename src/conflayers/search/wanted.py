@@ -11,7 +11,7 @@ from conflayers.selectors import draft_verify
 
 OFFLINE = "draft-verify"
 # Methods with no plan of their own, and methods that name one without looking at any text.
-NOTHING_TO_FIND = ("vanilla", "fixed")
+NOTHING_TO_FIND = ("vanilla", "fixed", "view", "lookup")
 BLIND = ("uniform", "random")
 # Methods that choose anew for each text and keep nothing: a second pass over the prompts would find nothing new.
 ONE_PASS = ("clasp", "knapspec", "cosine")
@@ -73,7 +73,9 @@ class Wanted:
 
     @property
     def _weighs_plain_decoding(self) -> bool:
-        return self.method == "conflayers" and self.options.get("variant", "default") == "default"
+        return self.method == "auto" or (
+            self.method == "conflayers" and self.options.get("variant", "default") == "default"
+        )
 
     @property
     def _drafting(self) -> dict[str, Any]:

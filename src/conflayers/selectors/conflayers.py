@@ -21,7 +21,7 @@ import torch
 from conflayers.body.contract import Trace
 from conflayers.costs import Costs
 from conflayers.options import whole, yes_or_no
-from conflayers.plan import LOOKUP, Plan
+from conflayers.plan import Plan
 from conflayers.round import Round, State
 from conflayers.selectors.agreement import agreement
 from conflayers.selectors.candidates import suggest
@@ -94,9 +94,8 @@ class ConfLayers:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan in use; None for plain decoding, and where no part of the model drafts."""
-        best = self.contest.best
-        return None if best == LOOKUP else best
+        """The plan in use; None for plain decoding."""
+        return self.contest.best
 
     @property
     def decisions(self) -> list[str]:

@@ -253,7 +253,7 @@ class Contest:
         seen = self.live.get(best, Yield())
         # Without plain steps there is nothing the factor could be of.
         expected = f"{known[best][0]:.2f}x plain decoding expected " if self.costs.known else ""
-        counts = f"{seen.drafted:.0f} tokens drafted and {seen.accepted:.0f} accepted in {seen.rounds:.0f} rounds"
+        counts = f"{seen.drafted:.0f} draft steps and {seen.accepted:.0f} tokens accepted in {seen.rounds:.0f} rounds"
         self.decisions.append(f"{best}: {expected}({counts})")
 
     def _weigh(self, done: Round) -> None:
