@@ -120,12 +120,12 @@ RUNS = {
         "SmolLM2-135M",
         "smollm2",
         [*PEERS, "auto", *DRAFTS],
-        _words("--data prompts --max-new-tokens 128 --dtype bfloat16 --threads 2"),
+        _words("--data prompts --limit 6 --max-new-tokens 128 --dtype bfloat16 --threads 2"),
     ),
     "specbench": Run(
         "SmolLM2-135M",
         "smollm2",
-        [*PEERS, "auto", *DRAFTS],
+        [*PEERS, "auto", "conflayers", "view:precision=int4"],
         _words("--data {questions} --max-new-tokens 128 --dtype bfloat16 --threads 2 --no-memory"),
     ),
     "sweeps": Run(
