@@ -273,6 +273,8 @@ class Table:
 
 
 TABLES = {
+    "bf16": Table(README, single, ("bf16",)),
+    "specbench": Table(README, single, ("specbench",)),
     "smollm2": Table(README, single, ("smollm2",)),
     "zoo": Table(README, side_by_side, ("zoo-16", "zoo-24")),
     "control": Table(README, side_by_side, ("control",)),
