@@ -128,7 +128,7 @@ def test_it_may_be_sampled_with(llm):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"interval": 4}, r"method 'Alternating' has no option 'interval'; its options: fallback, draft_length"),
+        ({"interval": 4}, r"method 'Alternating' has no option 'interval'.*; its options: fallback, draft_length"),
         ({"fallback": 1}, "fallback must be true or false"),
         ({"max_new_token": 5}, r"did you mean 'max_new_tokens'\?"),
         ({"num_beams": 2}, "'num_beams' is not honoured here"),

@@ -20,7 +20,7 @@ from conflayers.decoding import decode
 from conflayers.errors import InputError, PlanError
 from conflayers.methods import build_method, check_names
 from conflayers.multimodal import Encoded
-from conflayers.plan import FULL, LOOKUP, Plan, load_plan, read_plan, save_plan
+from conflayers.plan import FULL, LOOKUP, WHOLE, Plan, load_plan, read_plan, save_plan
 from conflayers.prompts import Prompt, encode
 from conflayers.round import Method, Selector, check_task, standings_of
 from conflayers.stats import Stats
@@ -99,7 +99,7 @@ class Llm:
             raise InputError(f"{self.name} cannot verify trees exactly: leave out tree='paper' to draft chains")
         made = build_method(method, self.body.layers, plan, **options)
         for drafts in (plan, made.plan):
-            if drafts is not None:
+            if drafts is not None and drafts.precision != WHOLE:
                 self.body.check_precision(drafts)
         # Once for a model, and not in the middle of a request.
         if getattr(made.selector, "views", False):
