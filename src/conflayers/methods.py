@@ -1,13 +1,13 @@
 """The table of methods: what each is, where it comes from, and how it is put together."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
 from conflayers.costs import Costs
 from conflayers.drafters.build import DRAFTER_OPTIONS as DRAFTER_OPTIONS
-from conflayers.drafters.build import build_drafter, build_lookup
+from conflayers.drafters.build import build_drafter, build_lookup_drafter
 from conflayers.errors import InputError
 from conflayers.method_options import (
     AUTO_OPTIONS,
@@ -18,23 +18,27 @@ from conflayers.method_options import (
     DRAFT_VERIFY_OPTIONS,
     KNAPSPEC_OPTIONS,
     SWIFT_OPTIONS,
-    VARIANTS,
 )
 from conflayers.options import NOT_HERE, yes_or_no
-from conflayers.plan import FULL, LOOKUP, PRECISIONS, WHOLE, Plan
+from conflayers.plan import Plan
 from conflayers.round import Method, Selector, check_selector
-from conflayers.selectors import clasp, conflayers, cosine, draft_verify, knapspec, swift
-from conflayers.selectors.conflayers_published import PublishedConfLayers
-from conflayers.selectors.conflayers_rule import RuleOnly
+from conflayers.selectors import clasp, cosine, knapspec, swift
+from conflayers.selectors.build import (
+    Build,
+    Options,
+    build_auto,
+    build_blind,
+    build_conflayers,
+    build_draft_verify,
+    build_fixed,
+    build_lookup,
+    build_searching,
+    build_vanilla,
+    build_view,
+)
 from conflayers.selectors.fallback import Fallback
-from conflayers.selectors.fixed import Fixed
-from conflayers.selectors.rule import Settings
-from conflayers.selectors.searching import Searching
 from conflayers.selectors.uniform import random_plan, uniform_plan
 
-Options = dict[str, Any]
-Build = Callable[[Costs, int, Plan | None, Options], Selector]
-VIEWS = tuple(name for name in PRECISIONS if name not in (WHOLE, LOOKUP.precision))
 # A confidence stop and trees as in SWIFT and ConfLayers; a chain as in CLaSp and KnapSpec.
 PUBLISHED_TREE = {"draft_length": "confidence", "tree": "paper"}
 PUBLISHED_CHAIN = {"draft_length": "confidence", "confidence_stop": 0.7, "tree": "none"}
@@ -72,109 +76,11 @@ class Entry:
         return {name: DRAFTER_OPTIONS[name] for name in self.takes}
 
 
-def _vanilla(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
-    if plan is not None:
-        raise InputError("method 'vanilla' decodes plainly and takes no plan; use method 'fixed' or 'conflayers'")
-    return Fixed(None)
-
-
-def _fixed(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
-    if plan is None:
-        raise InputError("method 'fixed' needs a plan")
-    return Fixed(plan)
-
-
-def _draft_verify(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
-    draft_verify.Settings(**options)
-    if plan is None:
-        raise InputError(
-            "method 'draft-verify' drafts by a plan that is found beforehand: run `conflayers search MODEL --method "
-            "draft-verify --data FILE --budget SECONDS --out plan.json`, then give it the plan"
-        )
-    _nothing_idle(plan, options)
-    return Fixed(plan)
-
-
-def _blind(make: Callable[..., Plan]) -> Build:
-    """A plan made from the options alone."""
-
-    def build(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
-        _nothing_idle(plan, options)
-        return Fixed(plan or make(layers, **options))
-
-    return build
-
-
-def _conflayers(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
-    variant = options.pop("variant", "default")
-    if variant not in VARIANTS:
-        raise InputError(f"variant must be {', '.join(map(repr, VARIANTS))}, not {variant!r}")
-    for name in sorted(set(options) - VARIANTS[variant] - {"fallback"}):
-        others = " or ".join(repr(other) for other, names in VARIANTS.items() if name in names)
-        raise InputError(f"{name!r} belongs to variant {others}; variant {variant!r} has no such option")
-    lasting = {"fallback": options.pop("fallback")} if "fallback" in options else {}
-    _nothing_idle(plan, options)
-    selector: conflayers.ConfLayers | PublishedConfLayers | RuleOnly
-    if variant == "paper":
-        selector = PublishedConfLayers(layers, Settings(**options))
-    elif variant == "rule":
-        own = {name: options.pop(name) for name in ("lam", "confidence") if name in options}
-        selector = RuleOnly(layers, Settings(**options), **own)
-    else:
-        selector = conflayers.ConfLayers(layers, costs=costs, **lasting, **options)
-    if plan is not None:
-        selector.keep(plan)
-    return selector
-
-
-def _auto(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
-    fallback = options.pop("fallback", True)
-    _nothing_idle(plan, options)
-    selector = conflayers.ConfLayers(layers, fallback, costs, **{"lookup": True, "views": True, **options})
-    if plan is not None:
-        selector.keep(plan)
-    return selector
-
-
-def _lookup(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
-    if plan is not None:
-        raise InputError("method 'lookup' drafts from the text and takes no plan; use method 'auto' with it")
-    return Fixed(LOOKUP)
-
-
-def _view(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
-    if plan is not None:
-        raise InputError("method 'view' drafts with all sublayers and takes no plan; use method 'fixed' with it")
-    precision = options.pop("precision", "int8")
-    if precision not in VIEWS:
-        raise InputError(f"precision must be {' or '.join(map(repr, VIEWS))}, not {precision!r}")
-    return Fixed(FULL.at(precision))
-
-
-def _searching(selector: Callable[[int, Any], Searching], settings: Callable[..., Any]) -> Build:
-    """A selector that has settings and can be told to keep a plan."""
-
-    def build(costs: Costs, layers: int, plan: Plan | None, options: Options) -> Selector:
-        _nothing_idle(plan, options)
-        made = selector(layers, settings(**options))
-        if plan is not None:
-            made.keep(plan)
-        return made
-
-    return build
-
-
-def _nothing_idle(plan: Plan | None, options: Options) -> None:
-    if plan is not None and options:
-        idle = ", ".join(map(repr, sorted(options)))
-        raise InputError(f"with a plan nothing is searched for: leave out {idle}, or the plan")
-
-
 METHODS: dict[str, Entry] = {
     "auto": Entry(
         "whatever is measured to be fastest: earlier text, lower precision, fewer layers, or plain decoding",
         "",
-        _auto,
+        build_auto,
         AUTO_OPTIONS,
         lookup=True,
         takes=("max_draft_tokens", "tree"),
@@ -182,71 +88,71 @@ METHODS: dict[str, Entry] = {
     "conflayers": Entry(
         "skips the layers of low confidence; finds out by itself which, and whether it pays",
         "arXiv 2604.14612",
-        _conflayers,
+        build_conflayers,
         CONFLAYERS_OPTIONS,
     ),
     "swift": Entry(
         "skips a fixed number of sublayers, found by random and Bayesian search while it decodes",
         "arXiv 2410.06916",
-        _searching(swift.Swift, swift.Settings),
+        build_searching(swift.Swift, swift.Settings),
         SWIFT_OPTIONS,
         drafting=PUBLISHED_TREE,
     ),
     "clasp": Entry(
         "skips the layers that a dynamic programme over the last token's states can spare",
         "arXiv 2505.24196",
-        _searching(clasp.Clasp, clasp.Settings),
+        build_searching(clasp.Clasp, clasp.Settings),
         CLASP_OPTIONS,
         drafting=PUBLISHED_CHAIN,
     ),
     "knapspec": Entry(
         "packs the sublayers to skip as a knapsack of measured times, for most tokens per time",
         "arXiv 2602.20217",
-        _searching(knapspec.KnapSpec, knapspec.Settings),
+        build_searching(knapspec.KnapSpec, knapspec.Settings),
         KNAPSPEC_OPTIONS,
         drafting={**PUBLISHED_CHAIN, "max_draft_tokens": 10},
     ),
     "cosine": Entry(
         "skips the attentions that hardly turn the prompt's hidden states, without a search",
         "arXiv 2410.01028",
-        _searching(cosine.Cosine, cosine.Settings),
+        build_searching(cosine.Cosine, cosine.Settings),
         COSINE_OPTIONS,
         drafting={"draft_length": "adaptive", "tree": "none"},
     ),
     "draft-verify": Entry(
         "drafts by a plan that `conflayers search` found beforehand, by Bayesian optimisation of the measured speed",
         "arXiv 2309.08168",
-        _draft_verify,
+        build_draft_verify,
         DRAFT_VERIFY_OPTIONS,
         drafting={"draft_length": "adaptive", "tree": "none"},
     ),
     "uniform": Entry(
         "skips whole layers at equal distances",
         "",
-        _blind(uniform_plan),
+        build_blind(uniform_plan),
         {"skip_ratio": "share of the layers to skip, 0 to 1 (0.4)"},
     ),
     "random": Entry(
         "skips sublayers drawn at random, once",
         "",
-        _blind(random_plan),
+        build_blind(random_plan),
         {"skip_ratio": "share of the sublayers to skip, 0 to 1 (0.4)", "plan_seed": "which ones (0)"},
     ),
     "view": Entry(
         "drafts with all layers in lower precision",
         "",
-        _view,
+        build_view,
         {"precision": "'int8' or 'int4' ('int8')"},
     ),
     "lookup": Entry(
         "drafts what came after the longest run of words that the text ends with, when it was there before",
         "arXiv 2411.10666",
-        _lookup,
+        build_lookup,
         lookup=True,
         takes=("max_draft_tokens",),
     ),
-    "fixed": Entry("drafts by one given plan, always", "arXiv 2309.08168", _fixed),
-    "vanilla": Entry("plain decoding, one token a pass", "", _vanilla, drafts=False),
+    "fixed": Entry("drafts by one given plan, always", "arXiv 2309.08168", build_fixed),
+    "vanilla": Entry("plain decoding, one token a pass", "", build_vanilla, drafts=False),
 }
 
 
@@ -269,7 +175,7 @@ def build_method(name: str | Selector, layers: int, plan: Plan | None = None, /,
         plan.check(layers)
     costs = Costs(layers)
     defaults = PUBLISHED_TREE if options.get("variant") == "paper" else entry.drafting
-    drafter = build_lookup(options, costs) if entry.lookup else build_drafter(options, costs, defaults)
+    drafter = build_lookup_drafter(options, costs) if entry.lookup else build_drafter(options, costs, defaults)
     # The default ConfLayers weighs plain decoding against every plan by itself.
     weighs = name == "auto" or (name == "conflayers" and options.get("variant", "default") == "default")
     guarded = not weighs and _guarded(options)

@@ -6,7 +6,7 @@ from conflayers.body.fast import FastBody
 from conflayers.body.llama import why_not
 from conflayers.body.portable import PortableBody
 from conflayers.body.selftest import self_test
-from conflayers.body.weights import LAYOUTS
+from conflayers.body.weights import check_layout
 from conflayers.errors import InputError, UnsupportedModelError
 
 BODIES = ("auto", "fast", "portable")
@@ -28,8 +28,7 @@ def choose_body(
     """
     if wanted not in BODIES:
         raise InputError(f"body must be {', '.join(map(repr, BODIES[:-1]))} or {BODIES[-1]!r}, not {wanted!r}")
-    if layout not in LAYOUTS:
-        raise InputError(f"layout must be {', '.join(map(repr, LAYOUTS[:-1]))} or {LAYOUTS[-1]!r}, not {layout!r}")
+    check_layout(layout)
     if wanted == "portable" and layout != "auto":
         raise InputError(f"layout={layout!r} is for the fast body: leave it out with body='portable'")
     body = PortableBody(model)

@@ -176,8 +176,8 @@ class FastBody(PortableBody):
         kept = min(record, count)
         trace = Trace([], [])
         # A draft need not be steady.
-        whole = self._plan == FULL and self.steady and not self._cache.is_aside
-        with self._cache.in_steps() if whole else nullcontext():
+        steady = self._plan == FULL and self.steady and not self._cache.is_aside
+        with self._cache.in_steps() if steady else nullcontext():
             states = self._through(form, states, self._seen(arguments, count), kept, trace)
         if not self._cache.is_aside:
             self._cache.advance(count)

@@ -1,11 +1,11 @@
-"""Products whose every row has the same bits, however many rows are multiplied at once.
+"""Products and attention whose every row has the same bits, however many rows are computed at once.
 
-With them, and an attention that is as steady, verification of several tokens is decoding one by one to the bit, so
-greedy text is the same by construction and not by the luck of no near ties.
+With them verification of several tokens is decoding one by one to the bit, so greedy text is the same by construction
+and not by the luck of no near ties.
 
 Kernels choose their way of summing by the number of rows. In bfloat16 on the CPU all numbers of rows from 2 to 32 go
-the same way on every machine seen; a single row may go another where the inner dimension is long. Then it is computed
-as two. Whether that holds on the machine at hand is looked at, product by product, before it is relied on.
+the same way on every machine seen; a single row may go another. Then it is computed as two. Whether that holds on the
+machine at hand is looked at, product by product and for the attention, before it is relied on.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,11 @@ WHOLE_BLOCKS = 32
 # Products of so few multiplications torch does in another way than all larger ones. A matrix that is so small with one
 # row is never multiplied by one; one that is so small with two is not steady.
 SMALL = 4096
+# Query rows of one key-value head that attention takes at once where it is to be steady. The kernel works in blocks of
+# so many, and a block of a single row is summed in another way.
+QUERY_ROWS = 32
+# Lengths of text that attention is looked at on: within a block of keys and beyond one.
+LOOKED_AT = (96, 544)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,11 @@ class Doubled:
         if len(states) > 1:
             return self.product(states)
         return self.product(states.expand(2, -1).contiguous())[:1]
+
+
+def same(product: Product) -> Product:
+    """The product as it is."""
+    return product
 
 
 @torch.no_grad()
@@ -66,13 +76,6 @@ def steady(
         return Doubled
     alone = torch.cat([product(row) for row in torch.split(states[:16], 1)])
     return same if torch.equal(alone, together[:16]) else Doubled
-
-
-# Query rows of one key-value head that attention takes at once where it is to be steady. The kernel works in blocks of
-# so many, and a block of a single row is summed in another way.
-QUERY_ROWS = 32
-# Lengths of text that attention is looked at on: within a block of keys and beyond one.
-LOOKED_AT = (96, 544)
 
 
 def attend(
@@ -133,8 +136,3 @@ def attention_steady(heads: int, kv_heads: int, width: int, dtype: torch.dtype, 
             if not torch.equal(attend(queries[:, :count], keys, values, bias[:count]), alone[:, :count]):
                 return False
     return True
-
-
-def same(product: Product) -> Product:
-    """The product as it is."""
-    return product

@@ -116,6 +116,12 @@ class Weights:
         return self.target.bytes + sum(form.bytes for form in self._views.values())
 
 
+def check_layout(layout: str) -> None:
+    """Raise InputError unless there is such a layout."""
+    if layout not in LAYOUTS:
+        raise InputError(f"layout must be {', '.join(map(repr, LAYOUTS[:-1]))} or {LAYOUTS[-1]!r}, not {layout!r}")
+
+
 def read_weights(model: PreTrainedModel, layout: str) -> Weights:
     """The weights of `model`, which `llama.why_not` has nothing against.
 
@@ -147,8 +153,7 @@ def _matrices(plain: Form) -> list[Linear]:
 
 
 def _packs(plain: Form, layout: str) -> bool:
-    if layout not in LAYOUTS:
-        raise InputError(f"layout must be {', '.join(map(repr, LAYOUTS[:-1]))} or {LAYOUTS[-1]!r}, not {layout!r}")
+    check_layout(layout)
     matrices = _matrices(plain)
     weight = matrices[0].weight
     able = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.enabled

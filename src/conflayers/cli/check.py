@@ -111,8 +111,9 @@ def compare_rows(llm: "Llm") -> dict[str, Any]:
 
     from conflayers.body.anatomy import probe_tokens
 
-    tokens = probe_tokens(llm.model, min(4 * ROWS, llm.body.context - ROWS))
-    text, chain = tokens[:-ROWS], tokens[-ROWS:]
+    tokens = probe_tokens(llm.model, min(4 * ROWS, llm.body.context))
+    rows = min(ROWS, len(tokens) // 2)
+    text, chain = tokens[:-rows], tokens[-rows:]
     llm.body.reserve(len(tokens))
     try:
         llm.body.forward(text, rows=1)

@@ -15,28 +15,41 @@ if TYPE_CHECKING:
     from conflayers.compare import Row
 
 
+MethodName = Annotated[
+    str | None, typer.Option(help="One of `conflayers methods`; auto by default.", show_default=False)
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="An option of the method, or a setting of how tokens are chosen."),
+]
+Variant = Annotated[arg.Variant | None, typer.Option(help="The same as --option variant=...", show_default=False)]
+UsePlan = Annotated[str | None, typer.Option(metavar="FILE", help="Use a saved plan and do not search.")]
+SavePlan = Annotated[Path | None, typer.Option(metavar="FILE", help="Save the plan in use at the end.")]
+NewTokens = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="256 by default, or what the context has room for.")
+]
+Compare = Annotated[bool, typer.Option("--compare", help="Also run plain decoding and transformers' own generate.")]
+Repeat = Annotated[int, typer.Option(min=1, metavar="N", help="With --compare: runs of each, in turns.")]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Also tell every way to draft that was considered, and what came of it.")
+]
+# They decode without any plan that could be saved.
+WITHOUT_PLAN = ("vanilla", "lookup")
+
+
 def run(
     model: arg.Model,
     prompt: arg.PromptText = None,
     prompt_file: arg.PromptFile = None,
-    method: Annotated[
-        str | None, typer.Option(help="One of `conflayers methods`; auto by default.", show_default=False)
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An option of the method, or a setting of how tokens are chosen."),
-    ] = None,
-    variant: Annotated[
-        arg.Variant | None, typer.Option(help="The same as --option variant=...", show_default=False)
-    ] = None,
+    method: MethodName = None,
+    option: Options = None,
+    variant: Variant = None,
     dtype: arg.LoadDtype = arg.Dtype.auto,
     device: arg.Device = None,
     threads: arg.Threads = None,
-    plan: Annotated[str | None, typer.Option(metavar="FILE", help="Use a saved plan and do not search.")] = None,
-    save_plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the plan in use at the end.")] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="256 by default, or what the context has room for.")
-    ] = None,
+    plan: UsePlan = None,
+    save_plan: SavePlan = None,
+    max_new_tokens: NewTokens = None,
     chat: arg.Chat = None,
     temperature: arg.Temperature = None,
     top_p: arg.TopP = None,
@@ -45,13 +58,9 @@ def run(
     stop: arg.StopText = None,
     trust_remote_code: arg.TrustRemoteCode = False,
     revision: arg.Revision = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Also run plain decoding and transformers' own generate.")
-    ] = False,
-    repeat: Annotated[int, typer.Option(min=1, metavar="N", help="With --compare: runs of each, in turns.")] = 1,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Also tell every way to draft that was considered, and what came of it.")
-    ] = False,
+    compare: Compare = False,
+    repeat: Repeat = 1,
+    explain: Explain = False,
     as_json: arg.Json = False,
 ) -> None:
     """Answer a prompt; the text appears as it is accepted."""
@@ -63,8 +72,8 @@ def run(
     method = method or ("conflayers" if "variant" in options else "auto")
     request = Request(method, plan, options, max_new_tokens, compare, repeat)
     request.check()
-    if save_plan is not None and method == "vanilla":
-        raise InputError("--save-plan has nothing to save: method 'vanilla' decodes without a plan")
+    if save_plan is not None and method in WITHOUT_PLAN:
+        raise InputError(f"--save-plan has nothing to save: method {method!r} decodes without a plan")
     arg.check_output(save_plan)
     llm = load_model(
         model, threads, dtype=dtype.value, device=device, trust_remote_code=trust_remote_code, revision=revision

@@ -52,7 +52,7 @@ def build_drafter(options: dict[str, Any], costs: Costs, defaults: Mapping[str, 
     return Subnetwork(_length(values, costs, calibration), _siblings(values.get("tree", "gain"), costs, calibration))
 
 
-def build_lookup(options: dict[str, Any], costs: Costs) -> Lookup:
+def build_lookup_drafter(options: dict[str, Any], costs: Costs) -> Lookup:
     """Take the drafter's options out of `options`, for drafts that are also looked up.
 
     Raises:

@@ -11,7 +11,7 @@ from conflayers.costs import Costs
 from conflayers.draft import MOST_SIBLINGS, Draft
 from conflayers.drafters.calibration import Calibration
 from conflayers.drafters.length import CONFIDENCE, FIRST, MAX_TOKENS
-from conflayers.drafters.siblings import NoSiblings, Siblings
+from conflayers.drafters.siblings import NoSiblings, Siblings, wide
 from conflayers.options import whole
 from conflayers.plan import LOOKUP, Plan
 from conflayers.round import Round, State
@@ -45,6 +45,7 @@ class Lookup:
     siblings: Siblings = field(default_factory=NoSiblings)
     max_tokens: int = MAX_TOKENS
     _text: Suffixes = field(default_factory=Suffixes)
+    _request: list[int] | None = None  # the tokens of the request that was read last
 
     def __post_init__(self) -> None:
         whole("max_draft_tokens", self.max_tokens, 1)
@@ -58,7 +59,7 @@ class Lookup:
             while chain.length < most and self._take_found(chain):
                 pass
             return chain.draft
-        start = state.body.length
+        start, chain.wide = state.body.length, wide(self.siblings, state.body)
         with state.body.running(plan):
             while chain.length < most and (self._take_found(chain) or self._take_own(chain)):
                 pass
@@ -71,11 +72,12 @@ class Lookup:
         self.calibration.learn(done)
 
     def _read(self, tokens: list[int]) -> None:
-        known = len(self._text.tokens)
-        if tokens[:known] != self._text.tokens:
-            self._text, known = Suffixes(), 0
+        # A request's list only grows; to compare it with what is known takes longer the more there is.
+        if tokens is not self._request and tokens[: len(self._text.tokens)] != self._text.tokens:
+            self._text = Suffixes()
             self.calibration.another_text(LOOKUP)
-        self._text.extend(tokens[known:])
+        self._request = tokens
+        self._text.extend(tokens[len(self._text.tokens) :])
 
     def _take_found(self, chain: "_Chain") -> bool:
         """Add the token that was found, if it is worth its row and a step of the model's own is not worth more."""
@@ -108,7 +110,7 @@ class Lookup:
         chain.unread.clear()
         if proposal is None:
             return False
-        if state.body.trees and (self.siblings.asked or not state.body.steady):
+        if chain.wide:
             chain.beside[chain.length] = self.siblings.beside(proposal, before, chain.plan, state.sampler)
         if proposal.probabilities is not None:
             chain.draft.drawn_from[chain.length - 1] = proposal.probabilities
@@ -136,6 +138,7 @@ class _Chain:
         unread: tokens that the model's own draft has not run yet.
         text: all tokens so far.
         beside: by depth, what is verified beside the chain.
+        wide: whether it may have siblings.
         ended: whether the last token ends the text.
     """
 
@@ -147,6 +150,7 @@ class _Chain:
     unread: list[int] = field(init=False)
     text: list[int] = field(init=False)
     beside: dict[int, list[int]] = field(default_factory=dict)
+    wide: bool = False
     ended: bool = False
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from conflayers.body.contract import Body
 from conflayers.costs import Costs
 from conflayers.drafters.calibration import Calibration
 from conflayers.plan import Plan
@@ -33,6 +34,15 @@ class Siblings(Protocol):
             sampler: who can name others.
         """
         ...
+
+
+def wide(siblings: Siblings, body: Body) -> bool:
+    """Whether a draft on this body may have siblings by this rule.
+
+    A sibling is summed with others beside it, and so is not bit for bit what it would be in a text: where chains are,
+    only who asks for siblings gets them.
+    """
+    return body.trees and (siblings.asked or not body.steady)
 
 
 @dataclass(frozen=True, slots=True)

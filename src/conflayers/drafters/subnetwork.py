@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from conflayers.draft import MOST_SIBLINGS, Draft
 from conflayers.drafters.length import ConfidenceStop, Length
-from conflayers.drafters.siblings import NoSiblings, Siblings
+from conflayers.drafters.siblings import NoSiblings, Siblings, wide
 from conflayers.plan import Plan
 from conflayers.round import Round, State
 
@@ -26,15 +26,14 @@ class Subnetwork:
         body, start = state.body, state.body.length
         draft = Draft()
         beside: list[list[int]] = []
-        text = list(state.tokens)
+        text, widens = list(state.tokens), wide(self.siblings, body)
         with body.running(plan):
             while draft.chain < state.left - 1:
                 logits = body.forward(text[-1:]).logits[0]
                 proposal = state.sampler.propose(text, logits)
                 if proposal is None:
                     break
-                # A sibling is summed with others beside it, and so not bit for bit what it would be in a text.
-                if body.trees and (self.siblings.asked or not body.steady):
+                if widens:
                     beside.append(self.siblings.beside(proposal, draft.confidences, plan, state.sampler))
                 if proposal.probabilities is not None:
                     draft.drawn_from[draft.chain - 1] = proposal.probabilities

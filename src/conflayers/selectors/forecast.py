@@ -49,9 +49,8 @@ def measure(
     inner = frozenset(range(1, layers - 1))
     tried = (Plan.layers(inner).at(precision), Plan(attention=inner).at(precision))
     bare, without_attention = (step_seconds(state, plan, clock) for plan in tried)
-    plain = max(costs.plain_step, 1e-9)
-    full = max(plain if precision == WHOLE else step_seconds(state, FULL.at(precision), clock), without_attention)
-    plain = max(plain, full) if precision == WHOLE else plain
+    plain = max(costs.plain_step, without_attention, 1e-9)
+    full = plain if precision == WHOLE else max(step_seconds(state, FULL.at(precision), clock), without_attention)
     spared = max(full - bare, 0.0) / plain / len(inner)
     attention = min(max(full - without_attention, 0.0) / plain / len(inner), spared)
     return Savings(attention, spared - attention, full / plain)

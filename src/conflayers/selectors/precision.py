@@ -15,9 +15,7 @@ from conflayers.plan import FULL, WHOLE, Plan
 from conflayers.round import State
 from conflayers.selectors.agreement import agreement
 from conflayers.selectors.forecast import speedups, step_seconds
-
-# Rounds that a token looked at is worth, as in the shortlist.
-ROUNDS = 0.4
+from conflayers.selectors.shortlist import ROUNDS
 
 
 @dataclass(frozen=True, slots=True)
