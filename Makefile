@@ -9,7 +9,7 @@ WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
 # A real model that has no layer to spare, and a small one that was trained to have some.
 demo: $(READY)
-	$(BIN)/conflayers demo
+	$(BIN)/conflayers demo --dtype bfloat16
 	$(BIN)/conflayers demo tests/zoo/dropout-24 --max-new-tokens 512 --prompt "class Reader:"
 
 test: $(READY)

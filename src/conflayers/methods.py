@@ -175,7 +175,8 @@ def build_method(name: str | Selector, layers: int, plan: Plan | None = None, /,
         plan.check(layers)
     costs = Costs(layers)
     defaults = PUBLISHED_TREE if options.get("variant") == "paper" else entry.drafting
-    drafter = build_lookup_drafter(options, costs) if entry.lookup else build_drafter(options, costs, defaults)
+    looks_up = entry.lookup and options.get("lookup", True)
+    drafter = build_lookup_drafter(options, costs) if looks_up else build_drafter(options, costs, defaults)
     # The default ConfLayers weighs plain decoding against every plan by itself.
     weighs = name == "auto" or (name == "conflayers" and options.get("variant", "default") == "default")
     guarded = not weighs and _guarded(options)

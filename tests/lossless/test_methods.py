@@ -23,6 +23,16 @@ def test_every_method_says_what_plain_decoding_says(llm, method):
     assert llm.generate(PROMPT, method=method, max_new_tokens=96, **NEEDS.get(method, {})).token_ids == plain
 
 
+@pytest.mark.parametrize("lookup", [True, False])
+def test_auto_looks_up_unless_it_is_told_not_to(llm, lookup):
+    # A text that repeats itself.
+    prompt = [*range(40, 60)] * 3
+    result = llm.generate(prompt, method="auto", lookup=lookup, max_new_tokens=60)
+
+    assert result.token_ids == llm.generate(prompt, method="vanilla", max_new_tokens=60).token_ids
+    assert (result.stats.num_lookup_tokens > 0) == lookup
+
+
 PAPER = {"variant": "paper", "interval": 3, "context_window": 8}
 RULE = {"variant": "rule", "context_window": 8, "confidence_stop": 0.3}
 
