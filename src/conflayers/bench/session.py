@@ -110,6 +110,7 @@ class Session:
             "identity": asdict(llm.body.identity),
             "layers": llm.body.layers,
             "body": llm.body.kind,
+            "why_not_compiled": llm.body.why_not_compiled,
             "dtype": str(llm.model.dtype).removeprefix("torch."),
             "device": str(llm.model.device),
             "threads": torch.get_num_threads(),

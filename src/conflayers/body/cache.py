@@ -43,18 +43,24 @@ class PositionedLayer(CacheLayerMixin):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None
         assert self.values is not None
-        start, first = self.owner.length, self._first_visible()
+        start, count = self.owner.length, key_states.shape[2]
         if self.owner.is_aside:
-            seen = slice(first, start)
+            seen = slice(self._first_visible(), start)
             return (
                 torch.cat([self.keys[:, :, seen], key_states], 2),
                 torch.cat([self.values[:, :, seen], value_states], 2),
             )
-        end = start + key_states.shape[2]
         # Once a layer and step: `narrow` takes a third of the time of an index.
-        self.keys.narrow(2, start, end - start).copy_(key_states)
-        self.values.narrow(2, start, end - start).copy_(value_states)
-        rows = self.owner.rounded(end) - first
+        self.keys.narrow(2, start, count).copy_(key_states)
+        self.values.narrow(2, start, count).copy_(value_states)
+        return self.visible(count)
+
+    def visible(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows the attention of `count` tokens may read, which have just been written at the current position."""
+        assert self.keys is not None
+        assert self.values is not None
+        first = self._first_visible()
+        rows = self.owner.rounded(self.owner.length + count) - first
         return self.keys.narrow(2, first, rows), self.values.narrow(2, first, rows)
 
     def _first_visible(self) -> int:

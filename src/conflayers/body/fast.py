@@ -19,14 +19,14 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from conflayers.body.anatomy import Anatomy
-from conflayers.body.cache import PositionedLayer
 from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace
 from conflayers.body.fingerprint import Fingerprint
 from conflayers.body.linears import hooks_of
 from conflayers.body.llama import FastLayer, why_not
-from conflayers.body.operators import gated, rotate
+from conflayers.body.native import Native, NoKernelsError
+from conflayers.body.operators import SHORT, Operators
 from conflayers.body.portable import PortableBody
-from conflayers.body.steady import MOST_ROWS, attend, attention_steady
+from conflayers.body.steady import MOST_ROWS, attention_steady, blocks
 from conflayers.body.trees import later_mask, text_mask
 from conflayers.body.views import VIEWS
 from conflayers.body.weights import Form, Weights, read_weights
@@ -38,14 +38,15 @@ class _Seen:
     """What the attention of every layer needs to know of the tokens.
 
     Attributes:
-        cos, sin: [tokens, 1, head_dim]; the sine carries the sign of the rotation.
-        bias: by sliding window, what to add to the scores, [tokens, columns].
+        run: the operators that all layers run with.
+        angles: cosine and sine, [tokens, 1, head_dim]; the sine carries the sign of the rotation.
+        bias: by sliding window, what to add to the scores, in `steady.blocks`.
         whole: whether the tokens are a text that begins with them.
     """
 
-    cos: torch.Tensor
-    sin: torch.Tensor
-    bias: Mapping[int | None, torch.Tensor]
+    run: Operators
+    angles: tuple[torch.Tensor, torch.Tensor]
+    bias: Mapping[int | None, Sequence[torch.Tensor]]
     whole: bool
 
 
@@ -67,6 +68,9 @@ class FastBody(PortableBody):
         self._branches = 1
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._torch = Operators(self._heads, self._kv_heads, self._width)
+        self._native: Operators | None = None
+        self._why_not_compiled: str | None = None
         self._weights: Weights | None = None
         self._seen_weights: Fingerprint | None = None
         self._steady = False
@@ -107,6 +111,19 @@ class FastBody(PortableBody):
         """Memory held beside the model's own weights and the cache."""
         return self._weights.extra_bytes if self._weights is not None else 0
 
+    @property
+    def why_not_compiled(self) -> str | None:
+        """See `PortableBody.why_not_compiled`."""
+        return self._why_not_compiled if self.fast else super().why_not_compiled
+
+    def _kernels(self) -> tuple[Operators | None, str | None]:
+        """The compiled operators for short passes, or why there are none, in words."""
+        try:
+            shape = (self._heads, self._kv_heads, self._width)
+            return Native(*shape, self.model.dtype, self.model.device), None
+        except NoKernelsError as error:
+            return None, str(error)
+
     def prepare(self, plan: Plan) -> None:
         """Make what drafts by `plan` need, which else is made by the first of them."""
         if self._weights is not None and self.fast:
@@ -124,6 +141,7 @@ class FastBody(PortableBody):
             # Whoever insisted on a layout did so for the weights there were.
             self.layout = "plain" if self.layout == "plain" else "auto"
             self._seen_weights = Fingerprint.of(model)
+            self._native, self._why_not_compiled = self._kernels()
             self._cos = self._sin = self._later = torch.empty(0)
             shape = (self._heads, self._kv_heads, self._width, model.dtype, model.device)
             self._steady = self._weights.steady and self._windows == {None} and attention_steady(*shape)
@@ -178,41 +196,50 @@ class FastBody(PortableBody):
         # A draft need not be steady.
         steady = self._plan == FULL and self.steady and not self._cache.is_aside
         with self._cache.in_steps() if steady else nullcontext():
-            states = self._through(form, states, self._seen(arguments, count), kept, trace)
+            states = self._through(form, states, self._seen(arguments, count), kept, trace, wanted)
         if not self._cache.is_aside:
             self._cache.advance(count)
-        return Pass(form.head(self._weights.norm(states[-wanted:])), trace if kept else None)
+        return Pass(form.head(states), trace if kept else None)
 
-    def _through(self, form: Form, states: torch.Tensor, seen: _Seen, kept: int, trace: Trace) -> torch.Tensor:
-        """States [tokens, hidden] through all layers that run; of what they add, the last `kept` rows are traced."""
+    def _through(
+        self, form: Form, states: torch.Tensor, seen: _Seen, kept: int, trace: Trace, wanted: int
+    ) -> torch.Tensor:
+        """States [tokens, hidden] through all layers that run; of what they add, the last `kept` rows are traced.
+
+        Returns:
+            The last `wanted` rows of what goes into the head.
+        """
+        assert self._weights is not None
+        # What the last sublayer adds is added by the norm that follows.
+        run, added = seen.run, None
         for index, layer in enumerate(form.layers):
             if self._step is not None:
                 states = self._stepped(index, layer, states, seen)
                 continue
             if index not in self._plan.attention:
-                added = self._attention(index, layer, states, seen)
-                states += added
+                added = self._attention(index, layer, run.norm(states, layer.norm, added), seen)
                 if kept:
                     trace.attention.append(added[-kept:].clone())
             if index not in self._plan.mlp:
-                added = self._mlp(layer, states)
-                states += added
+                added = layer.down(run.gated(layer.gate_up(run.norm(states, layer.mlp_norm, added))))
                 if kept:
                     trace.mlp.append(added[-kept:].clone())
-        return states
+        return run.norm(states[-wanted:], self._weights.norm, None if added is None else added[-wanted:])
 
     def _seen(self, arguments: Mapping[str, Any], count: int) -> _Seen:
         """What attention needs beside states: the rotation, and what to add to the scores by sliding window."""
         positions, mask = arguments["position_ids"][0], arguments["attention_mask"]
-        cos, sin = self._cos[positions, None], self._sin[positions, None]
+        angles = self._cos[positions, None], self._sin[positions, None]
         # A prompt is the kernel's own case.
         whole = mask is None and self._cache.length == 0 and count > 1
         found = {}
         for window in self._windows - {None} if whole else self._windows:
             # Outside of whole steps, one token sees all that the cache returns.
             if mask is not None or count > 1 or self._cache.step > 1:
-                found[window] = self._bias(window, mask, count)
-        return _Seen(cos, sin, found, whole)
+                bias = self._bias(window, mask, count)
+                found[window] = blocks(bias, self._heads // self._kv_heads, self._cache.step > 1)
+        few = count <= SHORT and not self._cache.is_aside
+        return _Seen(self._native if few and self._native else self._torch, angles, found, whole)
 
     def _bias(self, window: int | None, mask: Masks, count: int) -> torch.Tensor:
         """What to add to the scores, [tokens, columns]."""
@@ -256,38 +283,20 @@ class FastBody(PortableBody):
         def run(given: torch.Tensor, part: str) -> torch.Tensor:
             flat = given.reshape(states.shape)
             if part != MLP:
-                flat = flat + self._attention(index, layer, flat, seen)
+                flat = flat + self._attention(index, layer, layer.norm(flat), seen)
             if part != ATTENTION:
-                flat = flat + self._mlp(layer, flat)
+                flat = flat + layer.down(seen.run.gated(layer.gate_up(layer.mlp_norm(flat))))
             return flat.reshape(given.shape)
 
         return self._step(index, states.reshape(shape), run).reshape(states.shape)
 
-    def _attention(self, index: int, layer: FastLayer, states: torch.Tensor, seen: _Seen) -> torch.Tensor:
-        """What the attention adds to states [tokens, hidden]; its keys and values go into the cache."""
-        count, heads, kv_heads, width = len(states), self._heads, self._kv_heads, self._width
-        mixed = layer.qkv(layer.norm(states)).view(count, heads + 2 * kv_heads, width)
-        turned = mixed.narrow(1, 0, heads + kv_heads)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            queries, keys = torch.split(turned, [heads, kv_heads], 1)
-            turned = torch.cat([layer.q_norm(queries), layer.k_norm(keys)], 1)
-        if layer.rotated:
-            turned = rotate(turned, seen.cos, seen.sin)
-        cached: PositionedLayer = self._cache.layers[index]
-        # Tokens last but one, as the cache has them; of one token that is a view.
-        heads_first = turned.transpose(0, 1)[None]
-        keys, values = cached.update(
-            heads_first.narrow(1, heads, kv_heads), mixed.narrow(1, heads + kv_heads, kv_heads).transpose(0, 1)[None]
-        )
-        if seen.whole and cached.window is None:
-            out = functional.scaled_dot_product_attention(
-                heads_first[:, :heads], keys, values, is_causal=True, enable_gqa=heads != kv_heads
-            )
-            return layer.out(out[0].transpose(0, 1).reshape(count, heads * width))
-        bias = seen.bias.get(cached.window)
-        out = attend(heads_first[0, :heads], keys, values, bias, steady=self._cache.step > 1)
-        return layer.out(out.transpose(0, 1).reshape(count, heads * width))
-
-    def _mlp(self, layer: FastLayer, states: torch.Tensor) -> torch.Tensor:
-        """What the MLP adds to states [tokens, hidden]."""
-        return layer.down(gated(layer.gate_up(layer.mlp_norm(states))))
+    def _attention(self, index: int, layer: FastLayer, normed: torch.Tensor, seen: _Seen) -> torch.Tensor:
+        """What the attention adds for states [tokens, hidden], normed; its keys and values go into the cache."""
+        cached = self._cache.layers[index]
+        angles = seen.angles if layer.rotated else None
+        queries, keys, values = seen.run.turn(layer.qkv(normed), layer.head_norms, angles, cached)
+        if not seen.whole or cached.window is not None:
+            return layer.out(seen.run.attend(queries, keys, values, seen.bias.get(cached.window)))
+        grouped = self._heads != self._kv_heads
+        out = functional.scaled_dot_product_attention(queries[None], keys, values, is_causal=True, enable_gqa=grouped)
+        return layer.out(out[0].transpose(0, 1).reshape(len(normed), self._heads * self._width))

@@ -34,7 +34,7 @@ class FastLayer:
         norm, mlp_norm: of what goes into the attention and into the MLP.
         qkv, out: attention; queries, keys and values one after the other.
         gate_up, down: MLP; gate and up one after the other.
-        q_norm, k_norm: of every head of queries and keys, where the model has them.
+        head_norms: of every head of queries and of keys, where the model has them.
         rotated: whether queries and keys are rotated by position.
     """
 
@@ -44,8 +44,7 @@ class FastLayer:
     mlp_norm: RmsNorm
     gate_up: Product
     down: Product
-    q_norm: RmsNorm | None
-    k_norm: RmsNorm | None
+    head_norms: tuple[RmsNorm, RmsNorm] | None
     rotated: bool
 
     def with_products(self, qkv: Product, out: Product, gate_up: Product, down: Product) -> "FastLayer":
@@ -100,7 +99,7 @@ def read_layer(layer: Any, eps: float) -> FastLayer:
         eps: of every norm.
     """
     attention, (qkv, gate_up) = layer.self_attn, _products(layer)
-    q_norm, k_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+    normed = getattr(attention, "q_norm", None) is not None
     return FastLayer(
         norm=rms_norm(owned(layer.input_layernorm.weight), eps),
         qkv=joined(qkv),
@@ -108,7 +107,8 @@ def read_layer(layer: Any, eps: float) -> FastLayer:
         mlp_norm=rms_norm(owned(layer.post_attention_layernorm.weight), eps),
         gate_up=joined(gate_up),
         down=single(layer.mlp.down_proj),
-        q_norm=None if q_norm is None else rms_norm(owned(q_norm.weight), eps),
-        k_norm=None if k_norm is None else rms_norm(owned(k_norm.weight), eps),
+        head_norms=(rms_norm(owned(attention.q_norm.weight), eps), rms_norm(owned(attention.k_norm.weight), eps))
+        if normed
+        else None,
         rotated=bool(getattr(attention, "use_rope", True)),
     )

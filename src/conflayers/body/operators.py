@@ -1,9 +1,13 @@
-"""What a layer does beside its products and its attention, in as few operators as torch lets us."""
+"""What a layer does beside its products and its attention, in as few of torch's operators as it lets us."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
+
+from conflayers.body.cache import PositionedLayer
+from conflayers.body.steady import attend
 
 # Up to so many tokens a pass is short, and its time is that of launching operators.
 SHORT = 32
@@ -41,12 +45,59 @@ def rms_norm(weight: torch.Tensor, eps: float) -> RmsNorm:
     return RmsNorm(weight, torch.cat([weight, weight]), eps)
 
 
-def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate queries and keys [tokens, heads, width] by position; the sine carries the sign, so that one roll does."""
-    return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, -1), sin)
+class Operators:
+    """In torch's own operators: on any device, of any number of rows."""
 
+    def __init__(self, heads: int, kv_heads: int, width: int) -> None:
+        self.heads, self.kv_heads, self.width = heads, kv_heads, width
 
-def gated(gate_up: torch.Tensor) -> torch.Tensor:
-    """Gate and up [tokens, 2 * inner], one after the other, to what goes down [tokens, inner]."""
-    gate, up = gate_up.chunk(2, -1)
-    return functional.silu(gate).mul_(up)
+    def norm(self, states: torch.Tensor, norm: RmsNorm, added: torch.Tensor | None = None) -> torch.Tensor:
+        """Add to states [tokens, hidden], in place, what a sublayer adds, if anything; and norm them."""
+        if added is not None:
+            states += added
+        return norm(states)
+
+    def gated(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """Gate and up [tokens, 2 * inner], one after the other, to what goes down [tokens, inner]."""
+        gate, up = gate_up.chunk(2, -1)
+        return functional.silu(gate).mul_(up)
+
+    def turn(
+        self,
+        mixed: torch.Tensor,
+        norms: tuple[RmsNorm, RmsNorm] | None,
+        angles: tuple[torch.Tensor, torch.Tensor] | None,
+        cached: PositionedLayer,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rotate queries and keys by position, and write keys and values into the cache.
+
+        Args:
+            mixed: queries, keys and values of every token, [tokens, (heads + 2 * key-value heads) * width].
+            norms: of each head of queries and of keys, where the model has them.
+            angles: cosine and sine, [tokens, 1, width], if they are rotated; the sine carries the sign, so that one
+                roll does.
+            cached: where they go.
+
+        Returns:
+            Queries [heads, tokens, width], and the keys and values that may be seen,
+            [1, key-value heads, columns, width].
+        """
+        mixed = mixed.view(mixed.shape[0], -1, self.width)
+        turned = mixed.narrow(1, 0, self.heads + self.kv_heads)
+        if norms:
+            queries, keys = torch.split(turned, [self.heads, self.kv_heads], 1)
+            turned = torch.cat([norms[0](queries), norms[1](keys)], 1)
+        if angles:
+            cos, sin = angles
+            turned = torch.addcmul(turned * cos, turned.roll(self.width // 2, -1), sin)
+        # Tokens last but one, as the cache has them; of one token that is a view.
+        heads_first = turned.transpose(0, 1)
+        values = mixed.narrow(1, self.heads + self.kv_heads, self.kv_heads).transpose(0, 1)
+        return heads_first[: self.heads], *cached.update(heads_first[None, self.heads :], values[None])
+
+    def attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: Sequence[torch.Tensor] | None
+    ) -> torch.Tensor:
+        """The attention of tokens over what `turn` returned, [tokens, heads * width]; see `steady.attend`."""
+        out = attend(queries, keys, values, bias)
+        return out.transpose(0, 1).reshape(queries.shape[1], -1)

@@ -215,6 +215,11 @@ class PortableBody:
         return ()
 
     @property
+    def why_not_compiled(self) -> str | None:
+        """Why the small operators of short passes are not compiled kernels, in words; None where they are."""
+        return "the portable body runs the model's own modules"
+
+    @property
     def extra_bytes(self) -> int:
         """Memory held beside the model's own weights and the cache."""
         return 0

@@ -8,7 +8,7 @@ the same way on every machine seen; a single row may go another. Then it is comp
 machine at hand is looked at, product by product and for the attention, before it is relied on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,9 +42,10 @@ class Doubled:
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """See `views.Product`."""
-        if len(states) > 1:
+        # Not `len`, which torch answers in Python.
+        if states.shape[0] > 1:
             return self.product(states)
-        return self.product(states.expand(2, -1).contiguous())[:1]
+        return self.product(torch.cat([states, states])).narrow(0, 0, 1)
 
 
 def same(product: Product) -> Product:
@@ -78,21 +79,27 @@ def steady(
     return same if torch.equal(alone, together[:16]) else Doubled
 
 
+def blocks(bias: torch.Tensor, group: int, steady: bool) -> list[torch.Tensor]:
+    """What to add to the scores of the query rows that attention takes at once, [rows, columns] each.
+
+    Args:
+        bias: of every token, [tokens, columns].
+        group: query heads of a key-value head; their rows lie one head after the other.
+        steady: whether rows are to have the same bits in any company.
+    """
+    most = max(QUERY_ROWS // group, 1) if steady else len(bias)
+    return [seen.repeat(group, 1) for seen in torch.split(bias, most)]
+
+
 def attend(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    bias: torch.Tensor | None,
-    *,
-    steady: bool = True,
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: Sequence[torch.Tensor] | None
 ) -> torch.Tensor:
     """Attention of tokens whose query heads are rows beside each other, so that each key-value head is read once.
 
     Args:
         queries: [heads, tokens, width].
         keys, values: [1, key-value heads, columns, width].
-        bias: what to add to the scores, [tokens, columns].
-        steady: whether rows are to have the same bits in any company, for which there has to be a bias.
+        bias: `blocks`, without which rows are not steady.
 
     Returns:
         [heads, tokens, width].
@@ -102,17 +109,20 @@ def attend(
     if bias is None:
         rows = queries.reshape(1, keys.shape[1], -1, width)
         return functional.scaled_dot_product_attention(rows, keys, values).view(heads, count, width)
-    most, outs = max(QUERY_ROWS // group, 1) if steady else count, []
-    for at in range(0, count, most):
-        some = queries[:, at : at + most]
-        seen = bias[at : at + most]
-        if group * some.shape[1] == 1:
-            some, seen = some.expand(-1, 2, -1), seen.expand(2, -1)
-        # Rows that lie apart, or two that lie in one place, are multiplied in another way.
-        rows = some.reshape(1, keys.shape[1], -1, width).contiguous()
-        out = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=seen.repeat(group, 1))
-        outs.append(out.view(heads, -1, width)[:, : count - at])
-    return outs[0] if len(outs) == 1 else torch.cat(outs, 1)
+    if len(bias) == 1:
+        return _attend_block(queries, keys, values, bias[0])
+    some = torch.split(queries, len(bias[0]) // group, 1)
+    return torch.cat([_attend_block(one, keys, values, seen) for one, seen in zip(some, bias, strict=True)], 1)
+
+
+def _attend_block(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    heads, count, width = queries.shape
+    if bias.shape[0] == 1:
+        queries, bias = queries.expand(-1, 2, -1), bias.expand(2, -1)
+    # Rows that lie apart, or two that lie in one place, are multiplied in another way.
+    rows = queries.reshape(1, keys.shape[1], -1, width).contiguous()
+    out = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=bias)
+    return out.view(heads, -1, width)[:, :count]
 
 
 @torch.no_grad()
@@ -131,8 +141,10 @@ def attention_steady(heads: int, kv_heads: int, width: int, dtype: torch.dtype, 
         keys, values = drawn(1, kv_heads, columns, width), drawn(1, kv_heads, columns, width)
         later = torch.arange(columns)[None] > columns - 2 * MOST_ROWS + torch.arange(MOST_ROWS)[:, None]
         bias = torch.zeros(later.shape, dtype=dtype).masked_fill_(later, torch.finfo(dtype).min).to(device)
-        alone = torch.cat([attend(queries[:, i : i + 1], keys, values, bias[i : i + 1]) for i in range(MOST_ROWS)], 1)
+        tokens = [queries[:, i : i + 1] for i in range(MOST_ROWS)]
+        ones = [attend(tokens[i], keys, values, blocks(bias[i : i + 1], group, steady=True)) for i in range(MOST_ROWS)]
         for count in (2, 3, 11, 16, MOST_ROWS):
-            if not torch.equal(attend(queries[:, :count], keys, values, bias[:count]), alone[:, :count]):
+            together = attend(queries[:, :count], keys, values, blocks(bias[:count], group, steady=True))
+            if not torch.equal(together, torch.cat(ones[:count], 1)):
                 return False
     return True

@@ -40,7 +40,7 @@ class Packed:
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """See `Product`."""
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(states, self.weight, self.bias, "none", [], "")
         return out
 
 
@@ -55,7 +55,7 @@ class Int8:
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """See `Product`."""
-        out = torch.ops.aten._weight_int8pack_mm(states.to(self.scale.dtype), self.weight, self.scale)
+        out = torch.ops.aten._weight_int8pack_mm.default(_fast(states), self.weight, self.scale)
         return _finished(out, self.bias, states)
 
 
@@ -70,13 +70,18 @@ class Int4:
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """See `Product`."""
-        out = torch.ops.aten._weight_int4pack_mm_for_cpu(states.to(self.scales.dtype), self.weight, GROUP, self.scales)
+        out = torch.ops.aten._weight_int4pack_mm_for_cpu.default(_fast(states), self.weight, GROUP, self.scales)
         return _finished(out, self.bias, states)
 
 
-def _finished(out: torch.Tensor, bias: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
+def _fast(states: torch.Tensor) -> torch.Tensor:
     # The kernels are fast in bfloat16 alone, whatever the model computes in.
-    out = out.to(states.dtype)
+    return states if states.dtype == torch.bfloat16 else states.to(torch.bfloat16)
+
+
+def _finished(out: torch.Tensor, bias: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
+    if out.dtype != states.dtype:
+        out = out.to(states.dtype)
     return out if bias is None else out + bias
 
 

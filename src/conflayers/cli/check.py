@@ -60,6 +60,7 @@ def structure(llm: "Llm") -> dict[str, Any]:
     return {
         "class": anatomy.name,
         "body": llm.body.kind,
+        "why_not_compiled": llm.body.why_not_compiled,
         "layers": len(anatomy.layers),
         "windows": list(anatomy.windows),
         "hidden_size": anatomy.hidden_size,
@@ -154,7 +155,10 @@ def _show(found: dict[str, Any], lower: str) -> None:
     console.print(f"vocabulary {shape['vocab_size']}, context {shape['context']}")
     driven = {"fast": "a few operators of our own", "portable": "the model's own forward"}[shape["body"]]
     console.print(f"run by {driven} (body {shape['body']!r})")
-    console.print("self-test in float32, largest difference of the logits relative to their size:")
+    if shape["body"] == "fast":
+        why = shape["why_not_compiled"]
+        console.print("operators of short passes: " + ("compiled here" if why is None else f"torch's, since {why}"))
+    console.print("self-test in float32, difference of a token's logits relative to their norm:")
     for check, difference in found["self_test"].items():
         console.print(f"  {check}: {difference:.1e}")
     for dtype in dict.fromkeys(("float32", lower)):

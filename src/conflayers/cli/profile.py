@@ -66,7 +66,11 @@ def run(
     made = provenance(command_line())
     with busy("timing passes"):
         found = measure(llm, contexts)
-    shown = settings(llm) | {"body": llm.body.kind, "layers": llm.body.layers}
+    shown = settings(llm) | {
+        "body": llm.body.kind,
+        "why_not_compiled": llm.body.why_not_compiled,
+        "layers": llm.body.layers,
+    }
     if not json_only:
         _show(shown, made, found)
     print_json({**shown, "provenance": made | {"finished": now()}, "profiles": [one.as_dict() for one in found]})
@@ -79,6 +83,8 @@ def _show(shown: dict[str, Any], made: dict[str, Any], found: "list[Profile]") -
         f"{made['accelerator'] if shown['device'] != 'cpu' else made['processor']}, threads: {shown['threads']}, "
         f"torch {shown['versions']['torch']}"
     )
+    if shown["body"] == "fast" and shown["why_not_compiled"]:
+        console.print(f"Its small operators are torch's, since {shown['why_not_compiled']}.")
     for one in found:
         console.print()
         for line in summary(one):

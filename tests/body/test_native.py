@@ -1,0 +1,209 @@
+"""The compiled operators against torch's; rows in any company; and what happens where nothing can be compiled."""
+
+import ctypes
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lossless.families import SUPPORTED
+
+from conflayers import Llm
+from conflayers.body import native
+from conflayers.body.cache import PositionedCache
+from conflayers.body.native import MOST_COLUMNS, Native, NoKernelsError
+from conflayers.body.operators import SHORT, Operators, rms_norm
+
+CPU = torch.device("cpu")
+DTYPES = [torch.float32, torch.bfloat16]
+# Rounding of one result: a unit in the last place of what it is close to.
+CLOSE = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
+llama = next(family for family in SUPPORTED if family.model_type == "llama")
+
+
+@pytest.fixture(autouse=True)
+def _compiled_here(request: pytest.FixtureRequest) -> None:
+    if "without" not in request.node.name and isinstance(native.library(), str):
+        pytest.skip(f"nothing compiled here: {native.library()}")
+
+
+def drawn(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def assert_close(found: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> None:
+    """Against what is computed in float64."""
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), exact, rtol=1.01 * CLOSE[dtype], atol=CLOSE[dtype])
+
+
+@pytest.mark.parametrize("width", [1, 31, 32, 33, 576])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_adds_in_place_and_norms(dtype, width):
+    run, norm = Native(2, 1, 64, dtype, CPU), rms_norm(drawn(width, dtype=dtype, seed=2).abs(), 1e-5)
+    states, added = drawn(3, width, dtype=dtype), drawn(3, width, dtype=dtype, seed=1)
+    whole = states + added
+    found = run.norm(states, norm, added)
+    assert torch.equal(states, whole)
+    exact = torch.nn.functional.rms_norm(whole.double(), (width,), norm.weight.double(), norm.eps)
+    assert_close(found, exact, dtype)
+    assert torch.equal(run.norm(whole, norm), found)
+
+
+@pytest.mark.parametrize("width", [1, 31, 32, 96, 1000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_gate_over_all_numbers_there_are(dtype, width):
+    gate_up = drawn(4, 2 * width, dtype=dtype) * 4
+    gate_up[0, 0], gate_up[1, 0], gate_up[2, 0] = 300.0, -300.0, -80.0
+    found = Native(2, 1, 64, dtype, CPU).gated(gate_up)
+    gate, up = gate_up.double().chunk(2, -1)
+    assert_close(found, torch.nn.functional.silu(gate) * up, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_no_number_or_has_no_end_stays_so(dtype):
+    run, norm = Native(2, 1, 64, dtype, CPU), rms_norm(torch.ones(64, dtype=dtype), 1e-5)
+    states = torch.ones(3, 64, dtype=dtype)
+    states[0, 0], states[1, 0] = float("nan"), float("inf")
+    out = run.norm(states.clone(), norm)
+    assert out[0].isnan().all()
+    assert out[1, 0].isnan()
+    assert ((out[2] - 1).abs() < 1e-4).all()
+    gated = run.gated(torch.tensor([[float("nan"), float("inf"), 1.0, 1.0, 1.0, float("nan")]], dtype=dtype))
+    assert gated.isnan().tolist() == [[True, False, True]]
+    assert gated[0, 1] == float("inf")
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("rotated", [True, False])
+@pytest.mark.parametrize("width", [8, 32, 64, 80, 128])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_queries_keys_and_values_go_where_torchs_operators_put_them(dtype, width, rotated, normed):
+    heads, kv_heads, tokens, length = 6, 2, 5, 7
+    norms = tuple(rms_norm(drawn(width, dtype=dtype, seed=s).abs(), 1e-5) for s in (1, 2)) if normed else None
+    turn = drawn(tokens, 1, width // 2, dtype=dtype, seed=3)
+    angles = (torch.cat([turn.cos()] * 2, -1), torch.cat([-turn.sin(), turn.sin()], -1)) if rotated else None
+    mixed = drawn(tokens, (heads + 2 * kv_heads) * width, dtype=dtype)
+    found = []
+    for run in (Operators(heads, kv_heads, width), Native(heads, kv_heads, width, dtype, CPU)):
+        cache = PositionedCache([None], 64)
+        before = drawn(1, kv_heads, length, width, dtype=dtype, seed=4)
+        cache.layers[0].update(before, before)
+        cache.advance(length)
+        parts = run.turn(mixed, norms, angles, cache.layers[0])
+        assert torch.equal(cache.layers[0].keys[:, :, :length], before)
+        assert not cache.layers[0].keys[:, :, length + tokens :].any()
+        found.append(parts)
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        # Torch rounds once for every operator.
+        torch.testing.assert_close(ours, theirs, rtol=4 * CLOSE[dtype], atol=8 * CLOSE[dtype])
+
+
+@pytest.mark.parametrize("columns", [1, 15, 16, 17, 300, MOST_COLUMNS, MOST_COLUMNS + 1])
+@pytest.mark.parametrize(("heads", "width"), [(6, 64), (2, 32), (4, 96), (2, 128), (4, 48)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_of_one_token(dtype, heads, width, columns):
+    run = Native(heads, 2, width, dtype, CPU)
+    queries = drawn(heads, 1, width, dtype=dtype) * 3
+    held = [drawn(1, 2, columns + 40, width, dtype=dtype, seed=seed) for seed in (1, 2)]
+    keys, values = (one.narrow(2, 8, columns) for one in held)
+    found = run.attend(queries, keys, values, None)
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        queries[None].double(), keys.double(), values.double(), enable_gqa=True
+    )
+    assert_close(found, exact.view(1, -1), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_has_the_same_bits_in_any_company_and_wherever_it_lies(dtype):
+    run, norm = Native(2, 1, 64, dtype, CPU), rms_norm(drawn(100, dtype=dtype, seed=2), 1e-5)
+    many = drawn(SHORT, 100, dtype=dtype)
+    normed, gated = run.norm(many.clone(), norm), run.gated(many)
+    for at in range(SHORT):
+        row = torch.empty(101 + at, dtype=dtype)[at : at + 100].copy_(many[at])[None]
+        assert torch.equal(run.norm(row, norm), normed[at : at + 1])
+        assert torch.equal(run.gated(row), gated[at : at + 1])
+
+
+def test_a_body_uses_them_for_short_passes_and_says_so():
+    body = Llm(llama.build()).body
+    assert body.why_not_compiled is None
+    handle = body.model.model.layers[0].register_forward_hook(lambda *_: None)
+    body.reserve(8)
+    assert "own modules" in body.why_not_compiled
+    handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"dtype": torch.float16}, "float16"),
+        ({"device": torch.device("meta")}, "meta"),
+        ({"width": 2048}, "heads of 2048"),
+        ({"width": 7}, "heads of 7"),
+    ],
+)
+def test_what_there_are_none_for(how, why):
+    with pytest.raises(NoKernelsError, match=why):
+        Native(**{"heads": 2, "kv_heads": 1, "width": 64, "dtype": torch.float32, "device": CPU} | how)
+
+
+@pytest.fixture
+def found_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What `library` comes to anew: "compiled" or why not."""
+
+    def find(cache: Path, **environment: str) -> str:
+        for name, value in ({"CONFLAYERS_CACHE": str(cache)} | environment).items():
+            monkeypatch.setenv(name, value)
+        found = native.library.__wrapped__()
+        return found if isinstance(found, str) else "compiled"
+
+    return find
+
+
+def compiler(folder: Path, script: str) -> Path:
+    made = folder / "c++"
+    made.write_text(f"#!/bin/sh\n{script}\n")
+    made.chmod(made.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+def test_compiled_once_and_kept(tmp_path, found_with):
+    assert found_with(tmp_path) == "compiled"
+    (kept,) = tmp_path.iterdir()
+    made = kept.stat().st_mtime_ns
+    assert found_with(tmp_path) == "compiled"
+    assert [one.stat().st_mtime_ns for one in tmp_path.iterdir()] == [made]
+    assert ctypes.CDLL(str(kept)).norm_float32
+
+
+def test_without_a_compiler_or_a_wish_for_one(tmp_path, found_with):
+    path, empty = os.environ["PATH"], tmp_path / "empty"
+    empty.mkdir()
+    assert found_with(tmp_path / "cache", PATH=str(empty)) == "no C++ compiler was found"
+    assert found_with(tmp_path / "cache", PATH=path, CONFLAYERS_NATIVE="0") == "CONFLAYERS_NATIVE is 0"
+
+
+def test_without_a_compiler_that_works_the_reason_is_its_first_words(tmp_path, found_with):
+    folder = compiler(tmp_path, 'case "$1" in --version) echo 1;; *) echo "kernels.cpp: cannot" >&2; exit 1;; esac')
+    words = found_with(tmp_path / "cache", PATH=f"{folder}:/bin:/usr/bin")
+    assert words.endswith("failed: kernels.cpp: cannot")
+
+
+def test_without_tuning_for_the_processor_where_the_compiler_knows_none(tmp_path, found_with):
+    real = next(found for name in native.COMPILERS if (found := shutil.which(name)))
+    folder = compiler(tmp_path, f'case "$*" in *march*) exit 1;; *) exec {real} "$@";; esac')
+    assert found_with(tmp_path / "cache", PATH=f"{folder}:{os.environ['PATH']}") == "compiled"
+
+
+def test_what_was_kept_and_is_broken_is_compiled_again(tmp_path, found_with):
+    assert found_with(tmp_path / "whole") == "compiled"
+    (kept,) = (tmp_path / "whole").iterdir()
+    broken = tmp_path / "broken" / kept.name
+    broken.parent.mkdir()
+    broken.write_bytes(b"half")
+    assert found_with(broken.parent) == "compiled"
+    assert broken.stat().st_size == kept.stat().st_size
