@@ -14,8 +14,9 @@ from lossless.families import SUPPORTED
 from conflayers import Llm
 from conflayers.body import native
 from conflayers.body.cache import PositionedCache
-from conflayers.body.native import MOST_COLUMNS, Native, NoKernelsError
-from conflayers.body.operators import SHORT, Operators, rms_norm
+from conflayers.body.native import Native, NoKernelsError
+from conflayers.body.operators import SHORT, Operators, Seen, rms_norm
+from conflayers.body.trees import text_mask
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -34,10 +35,10 @@ def drawn(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def assert_close(found: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> None:
+def assert_close(found: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype, times: float = 1.01) -> None:
     """Against what is computed in float64."""
     assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), exact, rtol=1.01 * CLOSE[dtype], atol=CLOSE[dtype])
+    torch.testing.assert_close(found.double(), exact, rtol=times * CLOSE[dtype], atol=times * CLOSE[dtype])
 
 
 @pytest.mark.parametrize("width", [1, 31, 32, 33, 576])
@@ -102,19 +103,52 @@ def test_queries_keys_and_values_go_where_torchs_operators_put_them(dtype, width
         torch.testing.assert_close(ours, theirs, rtol=4 * CLOSE[dtype], atol=8 * CLOSE[dtype])
 
 
-@pytest.mark.parametrize("columns", [1, 15, 16, 17, 300, MOST_COLUMNS, MOST_COLUMNS + 1])
+def chain(tokens: int, run: Operators, cache: PositionedCache, dtype: torch.dtype) -> Seen:
+    def biased(_: int | None) -> torch.Tensor | None:
+        return text_mask(tokens, cache.length, None, dtype)[0, 0] if tokens > 1 else None
+
+    nothing = torch.empty(0)
+    return Seen((nothing, nothing), True, False, biased, run.heads // run.kv_heads, steady=True)
+
+
+def attended(run: Operators, dtype: torch.dtype, length: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What some tokens behind others attend to, and the same in float64."""
+    heads, kv_heads, width = run.heads, run.kv_heads, run.width
+    cache = PositionedCache([None], length + tokens + 9)
+    held = [drawn(1, kv_heads, length + tokens, width, dtype=dtype, seed=seed) for seed in (1, 2)]
+    cache.layers[0].update(*held)
+    cache.advance(length)
+    queries = drawn(heads, tokens, width, dtype=dtype) * 3
+    seen = chain(tokens, run, cache, dtype)
+    found = run.attend(queries, *cache.layers[0].visible(tokens), cache.layers[0], seen)
+    mask = text_mask(tokens, length, None, torch.float64)
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        queries[None].double(), *(one.double() for one in held), attn_mask=mask, enable_gqa=True
+    )
+    return found, exact[0].transpose(0, 1).reshape(tokens, -1)
+
+
+@pytest.mark.parametrize("length", [0, 1, 14, 15, 16, 300])
+@pytest.mark.parametrize("tokens", [1, 2, 5, SHORT])
 @pytest.mark.parametrize(("heads", "width"), [(6, 64), (2, 32), (4, 96), (2, 128), (4, 48)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_attention_of_one_token(dtype, heads, width, columns):
-    run = Native(heads, 2, width, dtype, CPU)
-    queries = drawn(heads, 1, width, dtype=dtype) * 3
-    held = [drawn(1, 2, columns + 40, width, dtype=dtype, seed=seed) for seed in (1, 2)]
-    keys, values = (one.narrow(2, 8, columns) for one in held)
-    found = run.attend(queries, keys, values, None)
-    exact = torch.nn.functional.scaled_dot_product_attention(
-        queries[None].double(), keys.double(), values.double(), enable_gqa=True
+def test_attention_of_a_chain(dtype, heads, width, tokens, length):
+    found, exact = attended(Native(heads, 2, width, dtype, CPU), dtype, length, tokens)
+    assert_close(found, exact, dtype, times=4)
+
+
+@pytest.mark.parametrize("past", [-1, 0, 1, 2, 7, 8])
+def test_a_chain_that_grows_too_long_for_the_kernel_on_its_way(past, monkeypatch):
+    monkeypatch.setattr(native, "MOST_WORK", 6 * 64 * 100)
+    run, calls = Native(6, 2, 64, torch.bfloat16, CPU), []
+    monkeypatch.setattr(
+        run, "_attended", lambda *given: calls.append(given[0].shape[1]) or Native._attended(run, *given)
     )
-    assert_close(found, exact.view(1, -1), dtype)
+    tokens = 8
+    found, exact = attended(run, torch.bfloat16, 100 - tokens + past, tokens)
+    assert_close(found, exact, torch.bfloat16, times=4)
+    # The last token sees as many columns as the kernel takes, and `past` more.
+    assert calls == [min(tokens, tokens - past)][: past < tokens]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -126,6 +160,18 @@ def test_a_row_has_the_same_bits_in_any_company_and_wherever_it_lies(dtype):
         row = torch.empty(101 + at, dtype=dtype)[at : at + 100].copy_(many[at])[None]
         assert torch.equal(run.norm(row, norm), normed[at : at + 1])
         assert torch.equal(run.gated(row), gated[at : at + 1])
+
+
+@pytest.mark.parametrize("heads", [(2, 1, 64), (9, 3, 64), (4, 4, 16), (8, 2, 128)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_text_at_once_has_the_bits_that_it_has_one_by_one(dtype, heads):
+    assert Native(*heads, dtype, CPU).steady()
+
+
+def test_an_operator_that_sums_by_company_is_found(monkeypatch):
+    run = Native(2, 1, 64, torch.float32, CPU)
+    monkeypatch.setattr(run, "gated", lambda gate_up: Native.gated(run, gate_up) * (1 + 1e-6 * len(gate_up)))
+    assert not run.steady()
 
 
 def test_a_body_uses_them_for_short_passes_and_says_so():

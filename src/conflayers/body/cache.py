@@ -63,6 +63,10 @@ class PositionedLayer(CacheLayerMixin):  # type: ignore[misc]
         rows = self.owner.rounded(self.owner.length + count) - first
         return self.keys.narrow(2, first, rows), self.values.narrow(2, first, rows)
 
+    def seen_before(self) -> int:
+        """Rows before the current position that a token there may read."""
+        return self.owner.length - self._first_visible()
+
     def _first_visible(self) -> int:
         return 0 if self.window is None else max(self.owner.length - self.owner.back - self.window + 1, 0)
 

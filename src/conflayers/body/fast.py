@@ -11,7 +11,6 @@ left to it. The self-test compares with the model's own forward at every load.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,31 +23,13 @@ from conflayers.body.fingerprint import Fingerprint
 from conflayers.body.linears import hooks_of
 from conflayers.body.llama import FastLayer, why_not
 from conflayers.body.native import Native, NoKernelsError
-from conflayers.body.operators import SHORT, Operators
+from conflayers.body.operators import SHORT, Operators, Seen
 from conflayers.body.portable import PortableBody
-from conflayers.body.steady import MOST_ROWS, attention_steady, blocks
+from conflayers.body.steady import MOST_ROWS, attention_steady
 from conflayers.body.trees import later_mask, text_mask
 from conflayers.body.views import VIEWS
 from conflayers.body.weights import Form, Weights, read_weights
 from conflayers.plan import FULL, WHOLE, Plan
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What the attention of every layer needs to know of the tokens.
-
-    Attributes:
-        run: the operators that all layers run with.
-        angles: cosine and sine, [tokens, 1, head_dim]; the sine carries the sign of the rotation.
-        bias: by sliding window, what to add to the scores, in `steady.blocks`.
-        whole: whether the tokens are a text that begins with them.
-    """
-
-    run: Operators
-    angles: tuple[torch.Tensor, torch.Tensor]
-    bias: Mapping[int | None, Sequence[torch.Tensor]]
-    whole: bool
-
 
 Masks = torch.Tensor | Mapping[str, torch.Tensor] | None
 
@@ -69,7 +50,7 @@ class FastBody(PortableBody):
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._torch = Operators(self._heads, self._kv_heads, self._width)
-        self._native: Operators | None = None
+        self._native: Native | None = None
         self._why_not_compiled: str | None = None
         self._weights: Weights | None = None
         self._seen_weights: Fingerprint | None = None
@@ -116,7 +97,7 @@ class FastBody(PortableBody):
         """See `PortableBody.why_not_compiled`."""
         return self._why_not_compiled if self.fast else super().why_not_compiled
 
-    def _kernels(self) -> tuple[Operators | None, str | None]:
+    def _kernels(self) -> tuple[Native | None, str | None]:
         """The compiled operators for short passes, or why there are none, in words."""
         try:
             shape = (self._heads, self._kv_heads, self._width)
@@ -145,6 +126,7 @@ class FastBody(PortableBody):
             self._cos = self._sin = self._later = torch.empty(0)
             shape = (self._heads, self._kv_heads, self._width, model.dtype, model.device)
             self._steady = self._weights.steady and self._windows == {None} and attention_steady(*shape)
+            self._steady = self._steady and (self._native is None or self._native.steady())
             # Who listens in the middle of a request is heard from the next pass on.
             self._hooks = [hooks for module in model.modules() for hooks in hooks_of(module)]
 
@@ -202,7 +184,7 @@ class FastBody(PortableBody):
         return Pass(form.head(states), trace if kept else None)
 
     def _through(
-        self, form: Form, states: torch.Tensor, seen: _Seen, kept: int, trace: Trace, wanted: int
+        self, form: Form, states: torch.Tensor, seen: Seen, kept: int, trace: Trace, wanted: int
     ) -> torch.Tensor:
         """States [tokens, hidden] through all layers that run; of what they add, the last `kept` rows are traced.
 
@@ -211,13 +193,15 @@ class FastBody(PortableBody):
         """
         assert self._weights is not None
         # What the last sublayer adds is added by the norm that follows.
-        run, added = seen.run, None
+        added = None
+        few = len(states) <= SHORT and not self._cache.is_aside
+        run = self._native if self._native and few else self._torch
         for index, layer in enumerate(form.layers):
             if self._step is not None:
                 states = self._stepped(index, layer, states, seen)
                 continue
             if index not in self._plan.attention:
-                added = self._attention(index, layer, run.norm(states, layer.norm, added), seen)
+                added = self._attention(index, layer, run.norm(states, layer.norm, added), seen, run)
                 if kept:
                     trace.attention.append(added[-kept:].clone())
             if index not in self._plan.mlp:
@@ -226,29 +210,28 @@ class FastBody(PortableBody):
                     trace.mlp.append(added[-kept:].clone())
         return run.norm(states[-wanted:], self._weights.norm, None if added is None else added[-wanted:])
 
-    def _seen(self, arguments: Mapping[str, Any], count: int) -> _Seen:
-        """What attention needs beside states: the rotation, and what to add to the scores by sliding window."""
+    def _seen(self, arguments: Mapping[str, Any], count: int) -> Seen:
+        """What attention needs beside states."""
         positions, mask = arguments["position_ids"][0], arguments["attention_mask"]
-        angles = self._cos[positions, None], self._sin[positions, None]
-        # A prompt is the kernel's own case.
-        whole = mask is None and self._cache.length == 0 and count > 1
-        found = {}
-        for window in self._windows - {None} if whole else self._windows:
-            # Outside of whole steps, one token sees all that the cache returns.
-            if mask is not None or count > 1 or self._cache.step > 1:
-                bias = self._bias(window, mask, count)
-                found[window] = blocks(bias, self._heads // self._kv_heads, self._cache.step > 1)
-        few = count <= SHORT and not self._cache.is_aside
-        return _Seen(self._native if few and self._native else self._torch, angles, found, whole)
+        return Seen(
+            angles=(self._cos[positions, None], self._sin[positions, None]),
+            chain=mask is None,
+            whole=mask is None and self._cache.length == 0 and count > 1,
+            biased=lambda window: self._bias(window, mask, count),
+            group=self._heads // self._kv_heads,
+            steady=self._cache.step > 1,
+        )
 
-    def _bias(self, window: int | None, mask: Masks, count: int) -> torch.Tensor:
-        """What to add to the scores, [tokens, columns]."""
-        length = self._cache.length
+    def _bias(self, window: int | None, mask: Masks, count: int) -> torch.Tensor | None:
+        """What to add to the scores, [tokens, columns]; None where one token sees all that the cache returns."""
+        length, whole_steps = self._cache.length, self._cache.step > 1
         columns = self._cache.rounded(length + count)
+        if mask is None and count == 1 and not whole_steps:
+            return None
         if mask is not None:
             one = (mask if isinstance(mask, torch.Tensor) else mask[self._kind(window)])[0, 0]
             # Nobody sees rows behind the last.
-            if behind := columns - length - count if self._cache.step > 1 else 0:
+            if behind := columns - length - count if whole_steps else 0:
                 one = functional.pad(one, (0, behind), value=torch.finfo(one.dtype).min)
         elif window is None and count <= MOST_ROWS:
             one = self._later[:count, self._later.shape[1] // 2 - length :][:, :columns]
@@ -275,7 +258,7 @@ class FastBody(PortableBody):
             self._step = None
         return logits.view(branches, count, -1)
 
-    def _stepped(self, index: int, layer: FastLayer, states: torch.Tensor, seen: _Seen) -> torch.Tensor:
+    def _stepped(self, index: int, layer: FastLayer, states: torch.Tensor, seen: Seen) -> torch.Tensor:
         """One layer as `walk` is told to run it."""
         assert self._step is not None
         shape = (self._branches, -1, states.shape[-1])
@@ -283,20 +266,17 @@ class FastBody(PortableBody):
         def run(given: torch.Tensor, part: str) -> torch.Tensor:
             flat = given.reshape(states.shape)
             if part != MLP:
-                flat = flat + self._attention(index, layer, layer.norm(flat), seen)
+                flat = flat + self._attention(index, layer, layer.norm(flat), seen, self._torch)
             if part != ATTENTION:
-                flat = flat + layer.down(seen.run.gated(layer.gate_up(layer.mlp_norm(flat))))
+                flat = flat + layer.down(self._torch.gated(layer.gate_up(layer.mlp_norm(flat))))
             return flat.reshape(given.shape)
 
         return self._step(index, states.reshape(shape), run).reshape(states.shape)
 
-    def _attention(self, index: int, layer: FastLayer, normed: torch.Tensor, seen: _Seen) -> torch.Tensor:
+    def _attention(
+        self, index: int, layer: FastLayer, normed: torch.Tensor, seen: Seen, run: Operators
+    ) -> torch.Tensor:
         """What the attention adds for states [tokens, hidden], normed; its keys and values go into the cache."""
         cached = self._cache.layers[index]
-        angles = seen.angles if layer.rotated else None
-        queries, keys, values = seen.run.turn(layer.qkv(normed), layer.head_norms, angles, cached)
-        if not seen.whole or cached.window is not None:
-            return layer.out(seen.run.attend(queries, keys, values, seen.bias.get(cached.window)))
-        grouped = self._heads != self._kv_heads
-        out = functional.scaled_dot_product_attention(queries[None], keys, values, is_causal=True, enable_gqa=grouped)
-        return layer.out(out[0].transpose(0, 1).reshape(len(normed), self._heads * self._width))
+        parts = run.turn(layer.qkv(normed), layer.head_norms, seen.angles if layer.rotated else None, cached)
+        return layer.out(run.attend(*parts, cached, seen))

@@ -1,7 +1,7 @@
 // What a layer does beside its products, one call each, for a few rows in the processor's memory.
 //
 // A row is computed by the same instructions in the same order whatever its company and wherever it lies: sums run over
-// the lanes of vectors, and the compiler is told neither to reorder nor to fuse.
+// the lanes of vectors, and the compiler may fuse a product with the sum that follows but not reorder.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -178,45 +178,119 @@ void turn(const T* mixed, const T* q_norm, const T* k_norm, float eps, const T* 
     }
 }
 
-// One head of one token over all columns. `scores` has room for them and a vector more.
+// The lanes of a, then those of b: those whose number lacks the bit, plus those that have it.
+inline floats folded8(floats a, floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+
+inline floats folded4(floats a, floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+
+inline floats folded2(floats a, floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+           __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+}
+
+inline floats folded1(floats a, floats b) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+// The sum of each of 16 vectors.
+inline floats sums(floats* x) {
+    for (int i = 0; i < 8; i++) x[i] = folded8(x[2 * i], x[2 * i + 1]);
+    for (int i = 0; i < 4; i++) x[i] = folded4(x[2 * i], x[2 * i + 1]);
+    for (int i = 0; i < 2; i++) x[i] = folded2(x[2 * i], x[2 * i + 1]);
+    return folded1(x[0], x[1]);
+}
+
+// The next `LANES` columns of keys or values as vectors of floats, zeros behind the last.
 template <int SPANS, class T>
-void attend_head(const T* query, const T* keys, const T* values, int64_t columns, float scale, float* scores, T* out) {
+inline void unpack(const T* x, int64_t columns, floats* block) {
+    int64_t spans = (columns < LANES ? columns : LANES) * SPANS;
+    for (int64_t i = 0; i < LANES * SPANS; i++) {
+        Span some = i < spans ? whole(x + i * SPAN) : Span{};
+        block[2 * i] = some.one, block[2 * i + 1] = some.other;
+    }
+}
+
+// Scores to what they weigh, not yet divided by their sum, which is returned. Behind `seen` columns they weigh nothing.
+inline float weighed(float* scores, int64_t seen, int64_t room) {
+    for (int64_t column = seen; column < room; column++) scores[column] = -INFINITY;
+    floats some, top = floats{} - INFINITY, total = {};
+    for (int64_t at = 0; at < room; at += LANES) {
+        std::memcpy(&some, scores + at, sizeof some);
+        top = some > top ? some : top;
+    }
+    float highest = top[0];
+    for (int64_t lane = 1; lane < LANES; lane++) highest = top[lane] > highest ? top[lane] : highest;
+    for (int64_t at = 0; at < room; at += LANES) {
+        std::memcpy(&some, scores + at, sizeof some);
+        some = some == -INFINITY ? floats{} : exponential(some - highest);
+        std::memcpy(scores + at, &some, sizeof some);
+        total += some;
+    }
+    return sum(total);
+}
+
+// All rows that share one key-value head: of every query head in the group, the tokens one after the other. Token t
+// sees the first `columns` + t columns. `scratch` has room, for every row, for twice the width, the last token's columns
+// and a vector more.
+template <int SPANS, class T>
+void attend_group(const T* queries, const T* keys, const T* values, int64_t columns, int64_t tokens, int64_t rows,
+                  float scale, float* scratch, T* out, int64_t apart) {
     constexpr int64_t width = SPANS * SPAN;
-    Span some[SPANS];
-    for (int s = 0; s < SPANS; s++) some[s] = whole(query + s * SPAN) * scale;
-    for (int64_t column = 0; column < columns; column++, keys += width) {
-        Span products = some[0] * whole(keys);
-        for (int s = 1; s < SPANS; s++) products = products + some[s] * whole(keys + s * SPAN);
-        scores[column] = sum(products);
+    constexpr int VECTORS = 2 * SPANS;
+    int64_t most = columns + tokens - 1, room = (most + LANES - 1) / LANES * LANES;
+    floats block[LANES * VECTORS], some[VECTORS];
+    float *asked = scratch, *mixed = asked + rows * width, *scores = mixed + rows * width, *totals = scores + rows * room;
+    for (int64_t i = 0; i < rows * SPANS; i++) put_whole(whole(queries + i * SPAN) * scale, asked + i * SPAN);
+    for (int64_t at = 0; at < most; at += LANES) {
+        unpack<SPANS>(keys + at * width, most - at, block);
+        for (int64_t row = 0; row < rows; row++) {
+            floats found[LANES];
+            std::memcpy(some, asked + row * width, sizeof some);
+            for (int c = 0; c < LANES; c++) {
+                found[c] = some[0] * block[c * VECTORS];
+                for (int v = 1; v < VECTORS; v++) found[c] += some[v] * block[c * VECTORS + v];
+            }
+            floats all = sums(found);
+            std::memcpy(scores + row * room + at, &all, sizeof all);
+        }
     }
-    for (int64_t column = columns; column % LANES; column++) scores[column] = -INFINITY;
-    float most = -INFINITY;
-    for (int64_t column = 0; column < columns; column++) most = scores[column] > most ? scores[column] : most;
-    floats total = {};
-    for (int64_t column = 0; column < columns; column += LANES) {
-        floats one;
-        std::memcpy(&one, scores + column, sizeof one);
-        one = exponential(one - most);
-        std::memcpy(scores + column, &one, sizeof one);
-        total += one;
+    for (int64_t row = 0; row < rows; row++) totals[row] = weighed(scores + row * room, columns + row % tokens, room);
+    std::memset(mixed, 0, rows * width * sizeof(float));
+    for (int64_t at = 0; at < most; at += LANES) {
+        unpack<SPANS>(values + at * width, most - at, block);
+        for (int64_t row = 0; row < rows; row++) {
+            const float* score = scores + row * room + at;
+            std::memcpy(some, mixed + row * width, sizeof some);
+            for (int c = 0; c < LANES; c++)
+                for (int v = 0; v < VECTORS; v++) some[v] += block[c * VECTORS + v] * score[c];
+            std::memcpy(mixed + row * width, some, sizeof some);
+        }
     }
-    for (int s = 0; s < SPANS; s++) some[s] = Span{};
-    for (int64_t column = 0; column < columns; column++, values += width)
-        for (int s = 0; s < SPANS; s++) some[s] = some[s] + whole(values + s * SPAN) * scores[column];
-    float all = sum(total);
-    for (int s = 0; s < SPANS; s++) put_whole(some[s] / all, out + s * SPAN);
+    for (int64_t row = 0; row < rows; row++) {
+        T* to = out + row % tokens * apart + row / tokens * width;
+        for (int s = 0; s < SPANS; s++) put_whole(whole(mixed + row * width + s * SPAN) / totals[row], to + s * SPAN);
+    }
 }
 
 template <class T>
-void attend(const T* queries, const T* keys, const T* values, int64_t stride, int64_t columns, int64_t heads,
-            int64_t kv_heads, int64_t width, float scale, float* scores, T* out) {
-    auto one = width == SPAN       ? attend_head<1, T>
-               : width == 2 * SPAN ? attend_head<2, T>
-               : width == 3 * SPAN ? attend_head<3, T>
-                                   : attend_head<4, T>;
-    for (int64_t head = 0; head < heads; head++, queries += width, out += width) {
-        int64_t at = head / (heads / kv_heads) * stride;
-        one(queries, keys + at, values + at, columns, scale, scores, out);
+void attend(const T* queries, const T* keys, const T* values, int64_t stride, int64_t columns, int64_t tokens,
+            int64_t heads, int64_t kv_heads, int64_t width, float scale, float* scratch, T* out) {
+    auto one = width == SPAN       ? attend_group<1, T>
+               : width == 2 * SPAN ? attend_group<2, T>
+               : width == 3 * SPAN ? attend_group<3, T>
+                                   : attend_group<4, T>;
+    int64_t group = heads / kv_heads, rows = group * tokens;
+    for (int64_t head = 0; head < kv_heads; head++) {
+        const T* first = queries + head * rows * width;
+        one(first, keys + head * stride, values + head * stride, columns, tokens, rows, scale, scratch,
+            out + head * group * width, heads * width);
     }
 }
 
@@ -236,9 +310,9 @@ void attend(const T* queries, const T* keys, const T* values, int64_t stride, in
         turn(mixed, q_norm, k_norm, eps, cos, sin, queries, keys, values, stride, tokens, heads, kv_heads, width);    \
     }                                                                                                                 \
     extern "C" void attend_##NAME(const T* queries, const T* keys, const T* values, int64_t stride, int64_t columns,  \
-                                  int64_t heads, int64_t kv_heads, int64_t width, float scale, float* scores,         \
-                                  T* out) {                                                                           \
-        attend(queries, keys, values, stride, columns, heads, kv_heads, width, scale, scores, out);                   \
+                                  int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, float scale,        \
+                                  float* scratch, T* out) {                                                           \
+        attend(queries, keys, values, stride, columns, tokens, heads, kv_heads, width, scale, scratch, out);          \
     }
 
 KERNELS(float, float32)

@@ -13,20 +13,20 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from conflayers.body.alias import cache_folder
-from conflayers.body.cache import PositionedLayer
-from conflayers.body.operators import Operators, RmsNorm
+from conflayers.body.cache import PositionedCache, PositionedLayer
+from conflayers.body.operators import SHORT, Operators, RmsNorm, Seen, rms_norm
+from conflayers.body.steady import attend
 from conflayers.errors import LoadError
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 COMPILERS = ("c++", "g++", "clang++")
-# Sums keep their order and products are rounded before they are added: rows have the same bits in any company.
-FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-w")
+# Sums keep their order: rows have the same bits in any company.
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC", "-w")
 # For this processor where the compiler knows how, else for any of its kind.
 TUNED = ("-march=native",), ()
 # A compiler that takes longer has something wrong with it.
@@ -35,8 +35,11 @@ COMPILING_SECONDS = 60
 SWITCH = "CONFLAYERS_NATIVE"
 # Heads that a kernel has room for.
 WIDEST_HEAD = 1024
-# Heads whose attention is a kernel, of one token over up to so many columns: of more, torch's takes less time.
-ATTENDED, MOST_COLUMNS = (32, 64, 96, 128), 512
+# Widths of heads whose attention is a kernel,
+ATTENDED = (32, 64, 96, 128)
+# ... up to so many columns times all heads' width: of more, torch's takes less time, since it is for many threads. It
+# must not be a matter of how many tokens there are, lest verification had other bits than decoding.
+MOST_WORK = 1 << 19
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _POINTER, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -44,7 +47,7 @@ _ARGUMENTS = {
     "norm": [*[_POINTER] * 3, _REAL, _POINTER, *[_COUNT] * 2],
     "gated": [*[_POINTER] * 2, *[_COUNT] * 2],
     "turn": [*[_POINTER] * 3, _REAL, *[_POINTER] * 5, *[_COUNT] * 5],
-    "attend": [*[_POINTER] * 3, *[_COUNT] * 5, _REAL, *[_POINTER] * 2],
+    "attend": [*[_POINTER] * 3, *[_COUNT] * 6, _REAL, *[_POINTER] * 2],
 }
 
 
@@ -68,9 +71,11 @@ class Native(Operators):
         found = library()
         if isinstance(found, str):
             raise NoKernelsError(found)
+        self._kind = dtype
         functions = [getattr(found, f"{name}_{TYPES[dtype]}") for name in _ARGUMENTS]
         self._norm, self._gated, self._turn, self._attend = functions
-        self._scores = torch.empty(MOST_COLUMNS + 16)
+        self._columns = MOST_WORK // (heads * width) if width in ATTENDED else 0
+        self._scratch = torch.empty(heads // kv_heads * SHORT * (2 * width + self._columns + 17))
 
     def norm(self, states: torch.Tensor, norm: RmsNorm, added: torch.Tensor | None = None) -> torch.Tensor:
         """See `Operators.norm`."""
@@ -119,28 +124,66 @@ class Native(Operators):
         return queries, *cached.visible(tokens)
 
     def attend(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: Sequence[torch.Tensor] | None
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cached: PositionedLayer, seen: Seen
     ) -> torch.Tensor:
-        """See `Operators.attend`. The kernel is for a token of a draft, which need not be steady."""
-        heads, tokens, width = queries.shape
-        columns = keys.shape[2]
-        if bias is not None or tokens > 1 or columns > MOST_COLUMNS or width not in ATTENDED:
-            return super().attend(queries, keys, values, bias)
-        out = queries.new_empty(1, heads * width)
+        """See `Operators.attend`. Of a chain, the tokens that see few enough columns are the kernel's."""
+        tokens = queries.shape[1]
+        # What one token may see of a window is what the cache returns.
+        if not seen.chain or (cached.window is not None and tokens > 1):
+            return super().attend(queries, keys, values, cached, seen)
+        columns = cached.seen_before() + 1
+        fitting = min(self._columns - columns + 1, tokens)
+        if fitting <= 0:
+            return super().attend(queries, keys, values, cached, seen)
+        if fitting == tokens:
+            return self._attended(queries, keys, values, columns)
+        few = self._attended(queries[:, :fitting].contiguous(), keys, values, columns)
+        rest = attend(queries[:, fitting:], keys, values, seen.blocks(cached.window, fitting))
+        return torch.cat([few, rest.transpose(0, 1).reshape(tokens - fitting, -1)])
+
+    def _attended(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, columns: int) -> torch.Tensor:
+        tokens = queries.shape[1]
+        out = queries.new_empty(tokens, self.heads * self.width)
         self._attend(
             queries.data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),
             keys.stride(1),
             columns,
-            heads,
+            tokens,
+            self.heads,
             self.kv_heads,
-            width,
-            width**-0.5,
-            self._scores.data_ptr(),
+            self.width,
+            self.width**-0.5,
+            self._scratch.data_ptr(),
             out.data_ptr(),
         )
         return out
+
+    @torch.no_grad()
+    def steady(self) -> bool:
+        """Whether a few tokens at once have the bits that they have one by one, as far as one text tells."""
+        generator, kind = torch.Generator().manual_seed(0), self._kind
+        hidden = self.heads * self.width
+        mixed = torch.randn(SHORT, hidden + 2 * self.kv_heads * self.width, generator=generator).to(kind)
+        turned = torch.randn(2, SHORT, 1, self.width, generator=generator).to(kind)
+        norm = rms_norm(torch.rand(hidden, generator=generator).to(kind), 1e-5)
+
+        def run(at_once: int) -> torch.Tensor:
+            cache, outs = PositionedCache([None], SHORT), []
+            for some, cos, sin in zip(*(torch.split(one, at_once) for one in (mixed, *turned)), strict=True):
+                seen = Seen((cos, sin), True, False, lambda _: None, self.heads // self.kv_heads, True)
+                queries, keys, values = self.turn(some, None, seen.angles, cache.layers[0])
+                states = queries.transpose(0, 1).reshape(len(some), hidden)
+                # Torch's attention is looked at elsewhere.
+                if self._columns:
+                    states = self.attend(queries, keys, values, cache.layers[0], seen)
+                outs.append(self.gated(self.norm(states, norm)))
+                cache.advance(len(some))
+            return torch.cat(outs)
+
+        alone = run(1)
+        return all(torch.equal(run(count), alone) for count in (3, 11, SHORT))
 
 
 @functools.cache

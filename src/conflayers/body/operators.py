@@ -1,13 +1,13 @@
 """What a layer does beside its products and its attention, in as few of torch's operators as it lets us."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional
 
 from conflayers.body.cache import PositionedLayer
-from conflayers.body.steady import attend
+from conflayers.body.steady import attend, blocks
 
 # Up to so many tokens a pass is short, and its time is that of launching operators.
 SHORT = 32
@@ -43,6 +43,36 @@ class RmsNorm:
 def rms_norm(weight: torch.Tensor, eps: float) -> RmsNorm:
     """The norm that a module with this weight computes."""
     return RmsNorm(weight, torch.cat([weight, weight]), eps)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the attention of every layer needs to know of a pass's tokens.
+
+    Attributes:
+        angles: cosine and sine, [tokens, 1, head_dim]; the sine carries the sign of the rotation.
+        chain: whether they follow the text one after the other.
+        whole: whether they are a text from its beginning, and more than one.
+        biased: by sliding window, what to add to the scores, [tokens, columns]; None where all that the cache returns
+            may be seen.
+        group: query heads of a key-value head.
+        steady: whether rows are to have the same bits in any company.
+    """
+
+    angles: tuple[torch.Tensor, torch.Tensor]
+    chain: bool
+    whole: bool
+    biased: Callable[[int | None], torch.Tensor | None]
+    group: int
+    steady: bool
+    _made: dict[tuple[int | None, int], list[torch.Tensor] | None] = field(default_factory=dict)
+
+    def blocks(self, window: int | None, start: int = 0) -> list[torch.Tensor] | None:
+        """See `steady.blocks`; of the tokens from `start` on, made once for all layers."""
+        if (window, start) not in self._made:
+            bias = self.biased(window)
+            self._made[window, start] = None if bias is None else blocks(bias[start:], self.group, self.steady)
+        return self._made[window, start]
 
 
 class Operators:
@@ -96,8 +126,14 @@ class Operators:
         return heads_first[: self.heads], *cached.update(heads_first[None, self.heads :], values[None])
 
     def attend(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: Sequence[torch.Tensor] | None
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cached: PositionedLayer, seen: Seen
     ) -> torch.Tensor:
-        """The attention of tokens over what `turn` returned, [tokens, heads * width]; see `steady.attend`."""
-        out = attend(queries, keys, values, bias)
+        """The attention of tokens over what `turn` returned, [tokens, heads * width]."""
+        if seen.whole and cached.window is None:
+            # A prompt is torch's own case.
+            out = functional.scaled_dot_product_attention(
+                queries[None], keys, values, is_causal=True, enable_gqa=seen.group > 1
+            )[0]
+        else:
+            out = attend(queries, keys, values, seen.blocks(cached.window))
         return out.transpose(0, 1).reshape(queries.shape[1], -1)
