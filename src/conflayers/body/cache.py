@@ -45,7 +45,7 @@ class PositionedLayer(CacheLayerMixin):  # type: ignore[misc]
         assert self.values is not None
         start, count = self.owner.length, key_states.shape[2]
         if self.owner.is_aside:
-            seen = slice(self._first_visible(), start)
+            seen = slice(self.first_visible(), start)
             return (
                 torch.cat([self.keys[:, :, seen], key_states], 2),
                 torch.cat([self.values[:, :, seen], value_states], 2),
@@ -59,20 +59,17 @@ class PositionedLayer(CacheLayerMixin):  # type: ignore[misc]
         """The rows the attention of `count` tokens may read, which have just been written at the current position."""
         assert self.keys is not None
         assert self.values is not None
-        first = self._first_visible()
+        first = self.first_visible()
         rows = self.owner.rounded(self.owner.length + count) - first
         return self.keys.narrow(2, first, rows), self.values.narrow(2, first, rows)
 
-    def seen_before(self) -> int:
-        """Rows before the current position that a token there may read."""
-        return self.owner.length - self._first_visible()
-
-    def _first_visible(self) -> int:
+    def first_visible(self) -> int:
+        """The first row that a token at the current position may read."""
         return 0 if self.window is None else max(self.owner.length - self.owner.back - self.window + 1, 0)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(rows returned by `update`, position of the first of them), as transformers' mask builders want them."""
-        first = self._first_visible()
+        first = self.first_visible()
         return self.owner.length + query_length - first, first
 
     def get_seq_length(self) -> int:

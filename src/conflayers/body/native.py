@@ -19,7 +19,7 @@ import torch
 
 from conflayers.body.alias import cache_folder
 from conflayers.body.cache import PositionedCache, PositionedLayer
-from conflayers.body.operators import SHORT, Operators, RmsNorm, Seen, rms_norm
+from conflayers.body.operators import SHORT, Held, Operators, RmsNorm, Seen, rms_norm
 from conflayers.body.steady import attend
 from conflayers.errors import LoadError
 
@@ -97,7 +97,7 @@ class Native(Operators):
         norms: tuple[RmsNorm, RmsNorm] | None,
         angles: tuple[torch.Tensor, torch.Tensor] | None,
         cached: PositionedLayer,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, Held | None]:
         """See `Operators.turn`."""
         if not cached.is_initialized:
             nothing = mixed.new_empty(1, self.kv_heads, 0, self.width)
@@ -121,35 +121,35 @@ class Native(Operators):
             self.kv_heads,
             self.width,
         )
-        return queries, *cached.visible(tokens)
+        return queries, None
 
-    def attend(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cached: PositionedLayer, seen: Seen
-    ) -> torch.Tensor:
+    def attend(self, queries: torch.Tensor, held: Held | None, cached: PositionedLayer, seen: Seen) -> torch.Tensor:
         """See `Operators.attend`. Of a chain, the tokens that see few enough columns are the kernel's."""
         tokens = queries.shape[1]
         # What one token may see of a window is what the cache returns.
-        if not seen.chain or (cached.window is not None and tokens > 1):
-            return super().attend(queries, keys, values, cached, seen)
-        columns = cached.seen_before() + 1
-        fitting = min(self._columns - columns + 1, tokens)
+        if held is not None or not seen.chain or (cached.window is not None and tokens > 1):
+            return super().attend(queries, held, cached, seen)
+        fitting = min(self._columns - (cached.owner.length - cached.first_visible()), tokens)
         if fitting <= 0:
-            return super().attend(queries, keys, values, cached, seen)
+            return super().attend(queries, held, cached, seen)
         if fitting == tokens:
-            return self._attended(queries, keys, values, columns)
-        few = self._attended(queries[:, :fitting].contiguous(), keys, values, columns)
-        rest = attend(queries[:, fitting:], keys, values, seen.blocks(cached.window, fitting))
+            return self._attended(queries, cached)
+        few = self._attended(queries[:, :fitting].contiguous(), cached)
+        rest = attend(queries[:, fitting:], *cached.visible(tokens), seen.blocks(cached.window, fitting))
         return torch.cat([few, rest.transpose(0, 1).reshape(tokens - fitting, -1)])
 
-    def _attended(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, columns: int) -> torch.Tensor:
-        tokens = queries.shape[1]
+    def _attended(self, queries: torch.Tensor, cached: PositionedLayer) -> torch.Tensor:
+        tokens, first = queries.shape[1], cached.first_visible()
         out = queries.new_empty(tokens, self.heads * self.width)
+        assert cached.keys is not None
+        assert cached.values is not None
+        at = first * self.width * queries.element_size()
         self._attend(
             queries.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            keys.stride(1),
-            columns,
+            cached.keys.data_ptr() + at,
+            cached.values.data_ptr() + at,
+            cached.keys.stride(1),
+            cached.owner.length - first + 1,
             tokens,
             self.heads,
             self.kv_heads,
@@ -173,11 +173,11 @@ class Native(Operators):
             cache, outs = PositionedCache([None], SHORT), []
             for some, cos, sin in zip(*(torch.split(one, at_once) for one in (mixed, *turned)), strict=True):
                 seen = Seen((cos, sin), True, False, lambda _: None, self.heads // self.kv_heads, True)
-                queries, keys, values = self.turn(some, None, seen.angles, cache.layers[0])
+                queries, held = self.turn(some, None, seen.angles, cache.layers[0])
                 states = queries.transpose(0, 1).reshape(len(some), hidden)
                 # Torch's attention is looked at elsewhere.
                 if self._columns:
-                    states = self.attend(queries, keys, values, cache.layers[0], seen)
+                    states = self.attend(queries, held, cache.layers[0], seen)
                 outs.append(self.gated(self.norm(states, norm)))
                 cache.advance(len(some))
             return torch.cat(outs)

@@ -45,6 +45,10 @@ def rms_norm(weight: torch.Tensor, eps: float) -> RmsNorm:
     return RmsNorm(weight, torch.cat([weight, weight]), eps)
 
 
+# Keys and values, [1, key-value heads, columns, width].
+Held = tuple[torch.Tensor, torch.Tensor]
+
+
 @dataclass(slots=True)
 class Seen:
     """What the attention of every layer needs to know of a pass's tokens.
@@ -98,7 +102,7 @@ class Operators:
         norms: tuple[RmsNorm, RmsNorm] | None,
         angles: tuple[torch.Tensor, torch.Tensor] | None,
         cached: PositionedLayer,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, Held | None]:
         """Rotate queries and keys by position, and write keys and values into the cache.
 
         Args:
@@ -109,8 +113,7 @@ class Operators:
             cached: where they go.
 
         Returns:
-            Queries [heads, tokens, width], and the keys and values that may be seen,
-            [1, key-value heads, columns, width].
+            Queries [heads, tokens, width], and the keys and values that may be seen unless `cached` has them.
         """
         mixed = mixed.view(mixed.shape[0], -1, self.width)
         turned = mixed.narrow(1, 0, self.heads + self.kv_heads)
@@ -123,12 +126,11 @@ class Operators:
         # Tokens last but one, as the cache has them; of one token that is a view.
         heads_first = turned.transpose(0, 1)
         values = mixed.narrow(1, self.heads + self.kv_heads, self.kv_heads).transpose(0, 1)
-        return heads_first[: self.heads], *cached.update(heads_first[None, self.heads :], values[None])
+        return heads_first[: self.heads], cached.update(heads_first[None, self.heads :], values[None])
 
-    def attend(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cached: PositionedLayer, seen: Seen
-    ) -> torch.Tensor:
+    def attend(self, queries: torch.Tensor, held: Held | None, cached: PositionedLayer, seen: Seen) -> torch.Tensor:
         """The attention of tokens over what `turn` returned, [tokens, heads * width]."""
+        keys, values = held or cached.visible(queries.shape[1])
         if seen.whole and cached.window is None:
             # A prompt is torch's own case.
             out = functional.scaled_dot_product_attention(

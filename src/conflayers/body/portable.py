@@ -61,6 +61,8 @@ class PortableBody:
         # Tokens that were last asked for room for.
         self.room = 0
         self._cache = PositionedCache(list(self.anatomy.windows), 0)
+        # Where tokens are put: read once a request, since a model looks for it among its parameters.
+        self._device = model.device
         # From cache row to rotary position, broadcast over [..., 1, tokens]: images take fewer positions than rows.
         self._shift: torch.Tensor | int = 0
         self.text_start = 0
@@ -77,7 +79,8 @@ class PortableBody:
 
     def reserve(self, capacity: int) -> None:
         """Empty the cache and make room for `capacity` tokens, in the memory it has where that is enough."""
-        if self._cache.capacity < capacity or self._cache.kind not in (None, (self.model.dtype, self.model.device)):
+        self._device = self.model.device
+        if self._cache.capacity < capacity or self._cache.kind not in (None, (self.model.dtype, self._device)):
             self.release()
             self._cache = PositionedCache(list(self.anatomy.windows), capacity)
         self._cache.rollback(0)
@@ -122,9 +125,9 @@ class PortableBody:
         start, count = self._cache.length, len(tokens)
         if not self._cache.is_aside:
             self._cache.check_room(count)
-        ids = torch.tensor([tokens], device=self.model.device)
+        ids = torch.tensor([tokens], device=self._device)
         offsets = range(count) if parents is None else depths(parents)
-        positions = torch.tensor([[start + offset for offset in offsets]], device=self.model.device)
+        positions = torch.tensor([[start + offset for offset in offsets]], device=self._device)
         masks = None
         if parents is not None:
             masks = self._masks(lambda window: tree_mask(parents, start, window, self.model.dtype))
@@ -137,8 +140,8 @@ class PortableBody:
         count, length = len(tokens), self.length
         self._cache.check_room(count)
         masks = self._masks(lambda window: replay_mask(count, length, window, self.model.dtype))
-        ids = torch.tensor([tokens], device=self.model.device)
-        positions = torch.arange(length - count, length, device=self.model.device)[None]
+        ids = torch.tensor([tokens], device=self._device)
+        positions = torch.arange(length - count, length, device=self._device)[None]
         arguments = {"input_ids": ids, "position_ids": positions + self._shift, "attention_mask": masks}
         with self._cache.again(count):
             return self._run(arguments, count, count, 0).logits
@@ -160,7 +163,7 @@ class PortableBody:
         if self._cache.length:
             raise IndexError(f"a prompt starts an empty cache: this one holds {self._cache.length} tokens")
         self._cache.check_room(len(tokens))
-        ids = torch.tensor([tokens], device=self.model.device)
+        ids = torch.tensor([tokens], device=self._device)
         try:
             with nothing_noted(self.model):
                 arguments = prompt_arguments(self.model, ids, inputs, self._cache)
@@ -184,7 +187,7 @@ class PortableBody:
 
     def _masks(self, mask: Callable[[int | None], torch.Tensor]) -> torch.Tensor | dict[str, torch.Tensor]:
         """One mask for all layers, or one for each kind of attention where a model has several."""
-        masks = {window: mask(window).to(self.model.device) for window in set(self.anatomy.windows)}
+        masks = {window: mask(window).to(self._device) for window in set(self.anatomy.windows)}
         if len(masks) == 1:
             return next(iter(masks.values()))
         return {kind: masks[window] for kind, window in zip(self.anatomy.kinds, self.anatomy.windows, strict=True)}
