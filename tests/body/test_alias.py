@@ -16,6 +16,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from conflayers.body import alias
+from conflayers.body.cache_folder import cache_folder
 from conflayers.body.load import load_checkpoint
 from conflayers.errors import LoadError
 
@@ -97,12 +98,12 @@ def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("CONFLAYERS_CACHE", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert alias.cache_folder() == tmp_path / "own"
+    assert cache_folder() == tmp_path / "own"
     monkeypatch.delenv("CONFLAYERS_CACHE")
-    assert alias.cache_folder() == tmp_path / "shared" / "conflayers"
+    assert cache_folder() == tmp_path / "shared" / "conflayers"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    assert alias.cache_folder() == tmp_path / "home" / ".cache" / "conflayers"
-    assert alias.cache_folder().is_dir()
+    assert cache_folder() == tmp_path / "home" / ".cache" / "conflayers"
+    assert cache_folder().is_dir()
 
 
 def test_no_place_for_the_cache_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +119,7 @@ def test_no_place_for_the_cache_says_what_to_set(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(LoadError, match=r"home directory.*set CONFLAYERS_CACHE"):
-        alias.cache_folder()
+        cache_folder()
 
 
 def test_fetch_convert_and_start_again(

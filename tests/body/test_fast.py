@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from conflayers import InputError, Llm
-from conflayers.body import native
+from conflayers.body import kernels
 from conflayers.body.choose import choose_body
 from conflayers.body.contract import ATTENTION, LAYER, MLP
 from conflayers.body.fast import FastBody
@@ -41,16 +41,16 @@ def test_who_is_of_the_family() -> None:
 
 
 @pytest.fixture(params=["compiled", "torch"])
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "torch":
-        monkeypatch.setattr(native, "library", lambda: "a test wants torch's")
-    elif isinstance(native.library(), str):
-        pytest.skip(f"nothing compiled here: {native.library()}")
+        monkeypatch.setattr(kernels, "library", lambda: "a test wants torch's")
+    elif isinstance(kernels.library(), str):
+        pytest.skip(f"nothing compiled here: {kernels.library()}")
     return request.param
 
 
 @pytest.fixture(params=FITTING)
-def both(request: pytest.FixtureRequest, kernels: str) -> Iterator[tuple[PortableBody, FastBody]]:
+def both(request: pytest.FixtureRequest, operators: str) -> Iterator[tuple[PortableBody, FastBody]]:
     model = build(request.param)
     portable, fast = PortableBody(model), FastBody(model)
     for body in (portable, fast):

@@ -1,22 +1,20 @@
-"""The compiled operators against torch's; rows in any company; and what happens where nothing can be compiled."""
+"""The compiled operators against torch's, and rows in any company."""
 
-import ctypes
-import os
-import shutil
-import stat
-from collections.abc import Callable
-from pathlib import Path
+import copy
+import pickle
 
 import pytest
 import torch
 from lossless.families import SUPPORTED
+from planted import planted_model
 
 from conflayers import Llm
-from conflayers.body import native
+from conflayers.body import kernels, native
 from conflayers.body.cache import PositionedCache
-from conflayers.body.native import Native, NoKernelsError
+from conflayers.body.kernels import NoKernelsError
+from conflayers.body.native import Native
 from conflayers.body.operators import SHORT, Operators, Seen, rms_norm
-from conflayers.body.trees import text_mask
+from conflayers.body.trees import text_mask, tree_mask
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -26,9 +24,9 @@ llama = next(family for family in SUPPORTED if family.model_type == "llama")
 
 
 @pytest.fixture(autouse=True)
-def _compiled_here(request: pytest.FixtureRequest) -> None:
-    if "without" not in request.node.name and isinstance(native.library(), str):
-        pytest.skip(f"nothing compiled here: {native.library()}")
+def _compiled_here() -> None:
+    if isinstance(kernels.library(), str):
+        pytest.skip(f"nothing compiled here: {kernels.library()}")
 
 
 def drawn(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
@@ -141,9 +139,7 @@ def test_attention_of_a_chain(dtype, heads, width, tokens, length):
 def test_a_chain_that_grows_too_long_for_the_kernel_on_its_way(past, monkeypatch):
     monkeypatch.setattr(native, "MOST_WORK", 6 * 64 * 100)
     run, calls = Native(6, 2, 64, torch.bfloat16, CPU), []
-    monkeypatch.setattr(
-        run, "_attended", lambda *given: calls.append(given[0].shape[1]) or Native._attended(run, *given)
-    )
+    monkeypatch.setattr(run, "_attend", lambda *given: calls.append(given[0].shape[1]) or Native._attend(run, *given))
     tokens = 8
     found, exact = attended(run, torch.bfloat16, 100 - tokens + past, tokens)
     assert_close(found, exact, torch.bfloat16, times=4)
@@ -197,59 +193,80 @@ def test_what_there_are_none_for(how, why):
         Native(**{"heads": 2, "kv_heads": 1, "width": 64, "dtype": torch.float32, "device": CPU} | how)
 
 
-@pytest.fixture
-def found_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """What `library` comes to anew: "compiled" or why not."""
-
-    def find(cache: Path, **environment: str) -> str:
-        for name, value in ({"CONFLAYERS_CACHE": str(cache)} | environment).items():
-            monkeypatch.setenv(name, value)
-        found = native.library.__wrapped__()
-        return found if isinstance(found, str) else "compiled"
-
-    return find
-
-
-def compiler(folder: Path, script: str) -> Path:
-    made = folder / "c++"
-    made.write_text(f"#!/bin/sh\n{script}\n")
-    made.chmod(made.stat().st_mode | stat.S_IXUSR)
-    return folder
-
-
-def test_compiled_once_and_kept(tmp_path, found_with):
-    assert found_with(tmp_path) == "compiled"
-    (kept,) = tmp_path.iterdir()
-    made = kept.stat().st_mtime_ns
-    assert found_with(tmp_path) == "compiled"
-    assert [one.stat().st_mtime_ns for one in tmp_path.iterdir()] == [made]
-    assert ctypes.CDLL(str(kept)).norm_float32
+@pytest.mark.parametrize("tokens", [2, 7])
+@pytest.mark.parametrize("length", [0, 5, 40])
+def test_a_mask_hides_what_it_hides_and_leaves_the_rest_its_bits(tokens, length):
+    run, dtype = Native(6, 2, 64, torch.bfloat16, CPU), torch.bfloat16
+    cache = PositionedCache([None], 64)
+    held = [drawn(1, 2, length + tokens, 64, dtype=dtype, seed=seed) for seed in (1, 2)]
+    cache.layers[0].update(*held)
+    cache.advance(length)
+    queries = drawn(6, tokens, 64, dtype=dtype)
+    # A chain of all but the last token, which follows the first.
+    parents = [*range(-1, tokens - 2), 0]
+    mask = tree_mask(parents, length, None, dtype)
+    nothing = torch.empty(0)
+    seen = Seen((nothing, nothing), False, False, lambda _: mask[0, 0], 3, steady=True)
+    found = run.attend(queries, None, cache.layers[0], seen)
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        queries[None].double(), *(one.double() for one in held), attn_mask=mask.double(), enable_gqa=True
+    )
+    assert_close(found, exact[0].transpose(0, 1).reshape(tokens, -1), dtype, times=4)
+    chained = run.attend(queries[:, :-1].contiguous(), None, cache.layers[0], chain(tokens - 1, run, cache, dtype))
+    assert torch.equal(found[:-1], chained)
 
 
-def test_without_a_compiler_or_a_wish_for_one(tmp_path, found_with):
-    path, empty = os.environ["PATH"], tmp_path / "empty"
-    empty.mkdir()
-    assert found_with(tmp_path / "cache", PATH=str(empty)) == "no C++ compiler was found"
-    assert found_with(tmp_path / "cache", PATH=path, CONFLAYERS_NATIVE="0") == "CONFLAYERS_NATIVE is 0"
+def test_the_chain_of_a_tree_has_the_bits_of_the_chain_alone():
+    body = Llm(planted_model([2], hidden=128).bfloat16()).body
+    if not body.steady:
+        pytest.skip("products on this machine are not steady")
+    text = [(5 * i) % 128 for i in range(40)]
+    for length in (3, 16, 31):
+        body.reserve(64)
+        body.forward(text[:length])
+        one_by_one = torch.cat([body.forward([token]).logits for token in text[length : length + 5]])
+        body.rollback(length)
+        tree = body.forward([*text[length : length + 5], 9, 8], parents=[-1, 0, 1, 2, 3, 0, 2]).logits
+        assert torch.equal(tree[:5], one_by_one)
 
 
-def test_without_a_compiler_that_works_the_reason_is_its_first_words(tmp_path, found_with):
-    folder = compiler(tmp_path, 'case "$1" in --version) echo 1;; *) echo "kernels.cpp: cannot" >&2; exit 1;; esac')
-    words = found_with(tmp_path / "cache", PATH=f"{folder}:/bin:/usr/bin")
-    assert words.endswith("failed: kernels.cpp: cannot")
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_another_default_dtype_changes_nothing(default):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        run = Native(9, 3, 64, torch.bfloat16, CPU)
+        assert run.steady()
+        assert run._scratch.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)
 
 
-def test_without_tuning_for_the_processor_where_the_compiler_knows_none(tmp_path, found_with):
-    real = next(found for name in native.COMPILERS if (found := shutil.which(name)))
-    folder = compiler(tmp_path, f'case "$*" in *march*) exit 1;; *) exec {real} "$@";; esac')
-    assert found_with(tmp_path / "cache", PATH=f"{folder}:{os.environ['PATH']}") == "compiled"
+def test_what_comes_in_another_precision_is_torchs():
+    run, norm = Native(2, 1, 64, torch.float32, CPU), rms_norm(torch.ones(64), 1e-5)
+    states = drawn(2, 64, dtype=torch.bfloat16)
+    assert torch.equal(run.gated(states), Operators.gated(run, states))
+    assert run.norm(torch.ones(2, 64), norm, states).dtype == torch.float32
+    cache = PositionedCache([None], 8)
+    queries, held = run.turn(drawn(2, 256, dtype=torch.bfloat16), None, None, cache.layers[0])
+    assert queries.dtype == torch.bfloat16
+    assert held is not None
 
 
-def test_what_was_kept_and_is_broken_is_compiled_again(tmp_path, found_with):
-    assert found_with(tmp_path / "whole") == "compiled"
-    (kept,) = (tmp_path / "whole").iterdir()
-    broken = tmp_path / "broken" / kept.name
-    broken.parent.mkdir()
-    broken.write_bytes(b"half")
-    assert found_with(broken.parent) == "compiled"
-    assert broken.stat().st_size == kept.stat().st_size
+def test_under_autocast_the_model_runs_itself_and_nothing_of_it_stays():
+    prompt = [(7 * i) % 128 for i in range(20)]
+    model = planted_model([2], hidden=128)
+    llm, portable = Llm(model), Llm(model, body="portable")
+    exact = llm.generate(prompt, max_new_tokens=20).token_ids
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not llm.body.fast
+        found = [one.generate(prompt, method="vanilla", max_new_tokens=20).token_ids for one in (llm, portable)]
+    assert found[0] == found[1]
+    assert [one.generate(prompt, max_new_tokens=20).token_ids for one in (llm, portable)] == [exact, exact]
+
+
+def test_a_copy_and_what_was_pickled_go_on():
+    run = Native(9, 3, 64, torch.bfloat16, CPU)
+    for made in (copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
+        assert made.steady()
+    assert copy.deepcopy(Llm(llama.build())).body.why_not_compiled is None

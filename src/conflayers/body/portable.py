@@ -80,7 +80,7 @@ class PortableBody:
     def reserve(self, capacity: int) -> None:
         """Empty the cache and make room for `capacity` tokens, in the memory it has where that is enough."""
         self._device = self.model.device
-        if self._cache.capacity < capacity or self._cache.kind not in (None, (self.model.dtype, self._device)):
+        if self._cache.capacity < capacity or self._cache.kinds - {(self.model.dtype, self._device)}:
             self.release()
             self._cache = PositionedCache(list(self.anatomy.windows), capacity)
         self._cache.rollback(0)

@@ -99,7 +99,7 @@ def attend(
     Args:
         queries: [heads, tokens, width].
         keys, values: [1, key-value heads, columns, width].
-        bias: `blocks`, without which rows are not steady.
+        bias: `blocks`, made steady for rows to be so; None where a single token sees all columns.
 
     Returns:
         [heads, tokens, width].

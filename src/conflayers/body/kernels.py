@@ -1,0 +1,127 @@
+"""Compiles `kernels.cpp` where it is to run, once, and keeps what comes of it in the cache folder."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+from conflayers.body.cache_folder import cache_folder, cache_place, scratch_in, sha256
+from conflayers.errors import LoadError
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+# After $CXX; the first that can.
+COMPILERS = ("c++", "g++", "clang++")
+# Sums keep their order: rows have the same bits in any company.
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC", "-w")
+# For this processor where the compiler knows how, else for any of its kind.
+TUNED = ("-march=native",), ()
+# A compiler that takes longer has something wrong with it.
+COMPILING_SECONDS = 60
+# Set to 0, nothing is compiled and nothing compiled is used.
+SWITCH = "CONFLAYERS_NATIVE"
+TYPES = ("float32", "bfloat16")
+
+_POINTER, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_ARGUMENTS = {
+    "norm": [*[_POINTER] * 3, _REAL, _POINTER, *[_COUNT] * 2],
+    "gated": [*[_POINTER] * 2, *[_COUNT] * 2],
+    "turn": [*[_POINTER] * 3, _REAL, *[_POINTER] * 5, *[_COUNT] * 5],
+    "attend": [*[_POINTER] * 4, *[_COUNT] * 7, _REAL, *[_POINTER] * 2],
+}
+
+
+class NoKernelsError(Exception):
+    """There are no compiled kernels; the message says why."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL | str:
+    """The compiled kernels, or why there are none, in words. Found out once a process."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH} is 0"
+    wanted = (shlex.split(os.environ.get("CXX", "")), *([name] for name in COMPILERS))
+    compilers = {found: command[1:] for command in wanted if command and (found := shutil.which(command[0]))}
+    reasons = []
+    for compiler, options in compilers.items():
+        try:
+            return _loaded([compiler, *options])
+        except NoKernelsError as error:
+            reasons.append(str(error))
+    return reasons[0] if reasons else "no C++ compiler was found"
+
+
+def _loaded(compiler: list[str]) -> ctypes.CDLL:
+    """The kernels' library, compiled now unless it was before: for this source, compiler and processor."""
+    parts = (SOURCE.read_text(), *FLAGS, *compiler, _run([*compiler, "--version"]), _processor())
+    name = f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.so"
+    try:
+        # A folder that cannot be written to may have it all the same.
+        kept = cache_place() / name
+        if _is_whole(kept):
+            return _opened(kept)
+        with scratch_in(cache_folder()) as scratch:
+            made = scratch / name
+            _compile(compiler, made)
+            _digest(made).write_text(sha256(made))
+            # Whoever else compiles it at the moment makes the same.
+            made.replace(kept)
+            _digest(made).replace(_digest(kept))
+        return _opened(kept)
+    except (LoadError, OSError) as error:
+        raise NoKernelsError(str(error)) from error
+
+
+def _digest(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library is there as it was made: one that was cut short would end the process that opens it."""
+    return path.exists() and _digest(path).exists() and _digest(path).read_text() == sha256(path)
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    try:
+        found = ctypes.CDLL(str(path))
+        for name, arguments in _ARGUMENTS.items():
+            for kind in TYPES:
+                function = getattr(found, f"{name}_{kind}")
+                function.argtypes, function.restype = arguments, None
+    except (OSError, AttributeError) as error:
+        raise NoKernelsError(f"what was compiled cannot be used: {error}") from error
+    return found
+
+
+def _compile(compiler: list[str], made: Path) -> None:
+    commands = [[*compiler, *FLAGS, *tuned, str(SOURCE), "-o", str(made)] for tuned in TUNED]
+    try:
+        _run(commands[0])
+    except NoKernelsError:
+        _run(commands[1])
+
+
+def _run(command: list[str]) -> str:
+    """What a compiler says."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=COMPILING_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise NoKernelsError(f"{command[0]} took more than {COMPILING_SECONDS} s") from error
+    except OSError as error:
+        raise NoKernelsError(f"{command[0]} cannot be run: {error}") from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise NoKernelsError(f"{command[0]} failed: {next((line for line in lines if 'error' in line), lines[0])}")
+    return done.stdout
+
+
+def _processor() -> str:
+    """What tells this processor's instructions from another's: folders are shared between machines."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return f"{platform.system()} {platform.machine()} {flags}"
