@@ -88,7 +88,7 @@ HELD_OUT = "tests/zoo/held_out.jsonl"
 EACH = "--max-new-tokens 128 --dtype float32 --threads 1 --no-memory"
 PEERS = ["hf", "hf-lookup"]
 DRAFTS = ["conflayers", "view:precision=int8", "view:precision=int4", "lookup"]
-ZOO = ["hf", "conflayers", *RULE, *OTHERS]
+ZOO = ["hf", "auto", "conflayers", *RULE, *OTHERS]
 
 
 def _zoo(title: str, name: str) -> Run:
@@ -107,13 +107,13 @@ RUNS = {
     "control": Run(
         "control, 16 layers without layer dropout",
         "tests/zoo/control-16",
-        ["hf", "conflayers", *_guarded([RULE[0], *OTHERS])],
+        ["hf", "auto", "conflayers", *_guarded([RULE[0], *OTHERS])],
         _words(f"--data {HELD_OUT} --limit 50 {EACH}"),
     ),
     "smollm2": Run(
         "SmolLM2-135M",
         "smollm2",
-        ["hf", "hf-lookup", "conflayers", *_guarded([RULE[1], *OTHERS])],
+        ["hf", "hf-lookup", "auto", "conflayers", *_guarded([RULE[1], *OTHERS])],
         _words("--data prompts --limit 6 --max-new-tokens 128 --dtype float32 --threads 2"),
     ),
     "bf16": Run(
