@@ -93,17 +93,26 @@ ZOO = ["hf", "auto", "conflayers", *RULE, *OTHERS]
 
 def _zoo(title: str, name: str) -> Run:
     model = f"tests/zoo/{name}"
-    plans = {
-        "draft-verify": ("draft-verify", _searched(model, HELD_OUT, "--method draft-verify --budget 90")),
-        "oracle": ("fixed", _words(f"benchmarks/oracle.py {model} --threads 1 --out {{out}}")),
-    }
-    return Run(title, model, ZOO, _words(f"--data {HELD_OUT} --limit 50 {EACH}"), plans)
+    plans = {"draft-verify": ("draft-verify", _searched(model, HELD_OUT, "--method draft-verify --budget 90"))}
+    return Run(title, model, ZOO, _words(f"--data {HELD_OUT} --limit 50 {EACH}"), plans | _oracle(model))
+
+
+def _few(title: str, name: str) -> Run:
+    """The zoo's models by the methods that matter most."""
+    model, methods = f"tests/zoo/{name}", ["hf", "auto", "conflayers", RULE[1], "lookup", "uniform:skip_ratio=0.5"]
+    return Run(title, model, methods, _words(f"--data {HELD_OUT} --limit 50 {EACH}"), _oracle(model))
+
+
+def _oracle(model: str) -> dict[str, tuple[str, Sequence[str]]]:
+    return {"oracle": ("fixed", _words(f"benchmarks/oracle.py {model} --threads 1 --out {{out}}"))}
 
 
 SWEEPS = ("lambda", "window", "skip-ratio", "interval", "context-window", "confidence")
 RUNS = {
     "zoo-16": _zoo("16 layers", "dropout-16"),
     "zoo-24": _zoo("24 layers", "dropout-24"),
+    "few-16": _few("16 layers", "dropout-16"),
+    "few-24": _few("24 layers", "dropout-24"),
     "control": Run(
         "control, 16 layers without layer dropout",
         "tests/zoo/control-16",
@@ -277,6 +286,7 @@ TABLES = {
     "specbench": Table(README, single, ("specbench",)),
     "smollm2": Table(README, single, ("smollm2",)),
     "zoo": Table(README, side_by_side, ("zoo-16", "zoo-24")),
+    "few": Table(README, side_by_side, ("few-16", "few-24")),
     "control": Table(README, side_by_side, ("control",)),
     "sweeps": Table(REPRODUCTION, single, ("sweeps",)),
     "predicted": Table(PREDICTION, predictions, ("predicted",)),
