@@ -10,6 +10,7 @@ from there.
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -60,6 +61,7 @@ class Run:
         options: the others.
         plans: rows that draft by a plan: name -> method, and the command that writes the plan to {out}.
         predicted: predict the run afterwards, by `conflayers predict --results`.
+        compiled: whether short passes run compiled operators. Without them layers are what costs, as in large models.
     """
 
     title: str
@@ -68,6 +70,7 @@ class Run:
     options: Sequence[str]
     plans: Mapping[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
     predicted: bool = False
+    compiled: bool = True
 
 
 def _words(text: str) -> list[str]:
@@ -94,7 +97,7 @@ ZOO = ["hf", "auto", "conflayers", *RULE, *OTHERS]
 def _zoo(title: str, name: str) -> Run:
     model = f"tests/zoo/{name}"
     plans = {"draft-verify": ("draft-verify", _searched(model, HELD_OUT, "--method draft-verify --budget 90"))}
-    return Run(title, model, ZOO, _words(f"--data {HELD_OUT} --limit 50 {EACH}"), plans | _oracle(model))
+    return Run(title, model, ZOO, _words(f"--data {HELD_OUT} --limit 50 {EACH}"), plans | _oracle(model), compiled=False)
 
 
 def _few(title: str, name: str) -> Run:
@@ -142,6 +145,7 @@ RUNS = {
         "tests/zoo/dropout-24",
         ["conflayers"],
         _words(f"--data {HELD_OUT} --limit 20 {EACH} {' '.join(f'--sweep {name}' for name in SWEEPS)}"),
+        compiled=False,
     ),
     "predicted": Run(
         "24 layers",
@@ -159,6 +163,7 @@ RUNS = {
             "own": ("fixed", _searched("tests/zoo/dropout-24", HELD_OUT, "--budget 60")),
             "other": ("fixed", _searched("tests/zoo/dropout-24", "humaneval", "--budget 60")),
         },
+        compiled=False,
     ),
 }
 
@@ -176,13 +181,13 @@ def run(name: str, given: Mapping[str, str | None] | None = None) -> Document:
     for plan, (method, command) in wanted.plans.items():
         out = folder / f"{plan}.json"
         if not out.exists():
-            _call([word.format(out=out) for word in command])
+            _call([word.format(out=out) for word in command], compiled=wanted.compiled)
         methods.append(f"{method}:plan={out.relative_to(ROOT)}")
     if given.get("gguf") and "{questions}" in wanted.options:
         methods.append(f"llamacpp:file={given['gguf']}")
     options = [word.format(**given) for word in wanted.options]
     words = ["-m", "conflayers", "bench", wanted.model, "--methods", ",".join(methods), *options]
-    _call([*words, "--out", str(folder.relative_to(ROOT))])
+    _call([*words, "--out", str(folder.relative_to(ROOT))], compiled=wanted.compiled)
     document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     if wanted.predicted:
         said = _call(["-m", "conflayers", "predict", wanted.model, "--results", str(folder)], subprocess.PIPE)
@@ -194,9 +199,11 @@ def run(name: str, given: Mapping[str, str | None] | None = None) -> Document:
     return kept
 
 
-def _call(words: Sequence[str], output: int | None = None) -> str:
+def _call(words: Sequence[str], output: int | None = None, *, compiled: bool = True) -> str:
     print("$ python", " ".join(words), file=sys.stderr, flush=True)
-    return subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=output, text=True).stdout or ""
+    environment = dict(os.environ) | ({} if compiled else {"CONFLAYERS_NATIVE": "0"})
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=output, text=True, env=environment)
+    return done.stdout or ""
 
 
 def single(documents: Mapping[str, Document]) -> str:
@@ -346,6 +353,7 @@ def _caption(documents: Mapping[str, Document]) -> str:
         settings["dtype"],
         f"{settings['device'].upper()} ({source['processor']})",
         f"{settings['threads']} thread" + ("s" if settings["threads"] > 1 else ""),
+        *(["torch's operators"] if settings.get("why_not_compiled") else []),
         f"{rows[0]['requests']} requests of at most {settings['max_new_tokens']} new tokens",
         f"torch {source['versions']['torch']}",
         f"transformers {source['versions']['transformers']}",
