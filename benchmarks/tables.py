@@ -97,7 +97,9 @@ ZOO = ["hf", "auto", "conflayers", *RULE, *OTHERS]
 def _zoo(title: str, name: str) -> Run:
     model = f"tests/zoo/{name}"
     plans = {"draft-verify": ("draft-verify", _searched(model, HELD_OUT, "--method draft-verify --budget 90"))}
-    return Run(title, model, ZOO, _words(f"--data {HELD_OUT} --limit 50 {EACH}"), plans | _oracle(model), compiled=False)
+    return Run(
+        title, model, ZOO, _words(f"--data {HELD_OUT} --limit 50 {EACH}"), plans | _oracle(model), compiled=False
+    )
 
 
 def _few(title: str, name: str) -> Run:
