@@ -2,14 +2,13 @@
 
     python benchmarks/growth.py MODEL [--dtype bfloat16] [--threads N] [--contexts 100,1000,8000]
 
-Every figure is the median of passes made in turns, so that a machine that drifts hits all alike. Passes alone: what a
-round does beside them is in `conflayers bench`.
+Every figure is the median of passes made in turns, contexts and all, so that a machine that drifts hits all alike.
+Passes alone: what a round does beside them is in `conflayers bench`.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -21,35 +20,32 @@ from conflayers.plan import FULL, Plan
 TURNS = 15
 
 
-def passes(body: PortableBody, context: int) -> dict[str, Callable[[], None]]:
-    """What is timed behind a text of `context` tokens, by name."""
-
-    def run(count: int, plan: Plan) -> Callable[[], None]:
-        def once() -> None:
-            with body.running(plan):
-                body.forward([7] * count)
-            body.rollback(context)
-
-        return once
-
+def passes(body: PortableBody) -> dict[str, tuple[int, Plan]]:
+    """What is timed behind every text, by name: tokens and plan."""
     inner = body.layers - 2
-    found = {f"{rows} rows": run(rows, FULL) for rows in (1, 2, 4, 8, 16)}
+    found = {f"{rows} rows": (rows, FULL) for rows in (1, 2, 4, 8, 16)}
     for part in (1, 2, 3):
         skipped = range(1, 1 + inner * part // 4)
-        found[f"{body.layers - len(skipped)} layers"] = run(1, Plan.layers(skipped))
-    return found | {name: run(1, FULL.at(name)) for name in body.precisions}
+        found[f"{body.layers - len(skipped)} layers"] = (1, Plan.layers(skipped))
+    return found | {name: (1, FULL.at(name)) for name in body.precisions}
 
 
-def timed(ways: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Median milliseconds of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def timed(body: PortableBody, contexts: list[int]) -> dict[int, dict[str, float]]:
+    """Median milliseconds of each pass behind each of the contexts, of which the longest is in the cache."""
+    ways = passes(body)
+    seconds: dict[tuple[int, str], list[float]] = {(one, name): [] for one in contexts for name in ways}
     for turn in range(TURNS + 2):
-        for name, once in ways.items():
-            begun = time.perf_counter()
-            once()
-            if turn > 1:
-                seconds[name].append(time.perf_counter() - begun)
-    return {name: round(1e3 * median(values), 3) for name, values in seconds.items()}
+        for context in contexts:
+            with body.preserve(context):
+                for name, (count, plan) in ways.items():
+                    begun = time.perf_counter()
+                    with body.running(plan):
+                        body.forward([7] * count)
+                    ended = time.perf_counter()
+                    body.rollback(context)
+                    if turn > 1:
+                        seconds[context, name].append(ended - begun)
+    return {one: {name: round(1e3 * median(seconds[one, name]), 3) for name in ways} for one in contexts}
 
 
 def main() -> None:
@@ -63,16 +59,21 @@ def main() -> None:
     body = conflayers.load(given.model, dtype=given.dtype).body
     for precision in body.precisions:
         body.prepare(FULL.at(precision))
-    rows = []
-    for context in map(int, given.contexts.split(",")):
-        if context + 16 > body.context:
-            print(f"{context}: the model's context is {body.context}")
-            continue
-        body.reserve(context + 16)
-        body.forward([(31 * i) % body.vocab_size for i in range(context)], rows=1)
-        cached = sum(layer.keys.nbytes + layer.values.nbytes for layer in body.cache.layers)
-        rows.append({"context": context, "cache_mb": round(cached / 1e6, 1), **timed(passes(body, context))})
-        print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+    asked = [int(one) for one in given.contexts.split(",")]
+    contexts = [one for one in asked if one + 16 <= body.context]
+    for one in asked:
+        if one not in contexts:
+            print(f"{one}: the model's context is {body.context}")
+    longest = max(contexts)
+    body.reserve(longest + 16)
+    body.forward([(31 * i) % body.vocab_size for i in range(longest)], rows=1)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in body.cache.layers) / body.cache.rows
+    rows = [
+        {"context": context, "cache_mb": round(held * context / 1e6, 1), **found}
+        for context, found in timed(body, contexts).items()
+    ]
+    for row in rows:
+        print("  ".join(f"{name} {value}" for name, value in row.items()))
     print(json.dumps({"model": given.model, "dtype": given.dtype, "threads": given.threads, "rows": rows}))
 
 
