@@ -91,7 +91,7 @@ HELD_OUT = "tests/zoo/held_out.jsonl"
 EACH = "--max-new-tokens 128 --dtype float32 --threads 1 --no-memory"
 PEERS = ["hf", "hf-lookup"]
 DRAFTS = ["conflayers", "view:precision=int8", "view:precision=int4", "lookup"]
-ZOO = ["hf", "auto", "conflayers", *RULE, *OTHERS]
+ZOO = ["hf", "conflayers", *RULE, *OTHERS]
 
 
 def _zoo(title: str, name: str) -> Run:

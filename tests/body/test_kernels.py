@@ -120,6 +120,21 @@ def test_the_next_compiler_is_asked_and_the_one_that_is_wanted_first(tmp_path, f
 
 
 @needs_a_compiler
+@pytest.mark.parametrize("named", ["c++ 'x", "c++ \\", "  ", "/nowhere/c++"])
+def test_a_wish_that_is_no_command_is_passed_over(tmp_path, found_with, named):
+    assert found_with(tmp_path, CXX=named) == "compiled"
+
+
+@needs_a_compiler
+def test_a_digest_that_is_none_is_made_anew(tmp_path, found_with):
+    assert found_with(tmp_path) == "compiled"
+    digest = next(tmp_path.glob("*.sha256"))
+    digest.write_bytes(b"\xff\xfe")
+    assert found_with(tmp_path) == "compiled"
+    assert len(digest.read_text()) == 64
+
+
+@needs_a_compiler
 def test_without_tuning_for_the_processor_where_the_compiler_knows_none(tmp_path, found_with):
     folder = compiler(tmp_path, f'case "$*" in *march*) exit 1;; *) exec {REAL} "$@";; esac')
     assert found_with(tmp_path / "cache", PATH=f"{folder}:{os.environ['PATH']}") == "compiled"

@@ -14,7 +14,7 @@ from conflayers.body.cache import PositionedCache
 from conflayers.body.kernels import NoKernelsError
 from conflayers.body.native import Native
 from conflayers.body.operators import SHORT, Operators, Seen, rms_norm
-from conflayers.body.trees import text_mask, tree_mask
+from conflayers.body.trees import depths, text_mask, tree_mask
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -106,7 +106,8 @@ def chain(tokens: int, run: Operators, cache: PositionedCache, dtype: torch.dtyp
         return text_mask(tokens, cache.length, None, dtype)[0, 0] if tokens > 1 else None
 
     nothing = torch.empty(0)
-    return Seen((nothing, nothing), True, False, biased, run.heads // run.kv_heads, steady=True)
+    positions = torch.arange(cache.length, cache.length + tokens)
+    return Seen(positions, (nothing, nothing), True, False, biased, run.heads // run.kv_heads, steady=True)
 
 
 def attended(run: Operators, dtype: torch.dtype, length: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,13 +139,33 @@ def test_attention_of_a_chain(dtype, heads, width, tokens, length):
 @pytest.mark.parametrize("past", [-1, 0, 1, 2, 7, 8])
 def test_a_chain_that_grows_too_long_for_the_kernel_on_its_way(past, monkeypatch):
     monkeypatch.setattr(native, "MOST_WORK", 6 * 64 * 100)
-    run, calls = Native(6, 2, 64, torch.bfloat16, CPU), []
-    monkeypatch.setattr(run, "_attend", lambda *given: calls.append(given[0].shape[1]) or Native._attend(run, *given))
+    run = Native(6, 2, 64, torch.bfloat16, CPU)
+    theirs = Operators(6, 2, 64)
     tokens = 8
-    found, exact = attended(run, torch.bfloat16, 100 - tokens + past, tokens)
-    assert_close(found, exact, torch.bfloat16, times=4)
     # The last token sees as many columns as the kernel takes, and `past` more.
-    assert calls == [min(tokens, tokens - past)][: past < tokens]
+    length = 100 - tokens + past
+    found, exact = attended(run, torch.bfloat16, length, tokens)
+    assert_close(found, exact, torch.bfloat16, times=4)
+    others, _ = attended(theirs, torch.bfloat16, length, tokens)
+    ours, _ = attended(Native(6, 2, 64, torch.bfloat16, CPU), torch.bfloat16, length, tokens)
+    kept = max(min(tokens - past, tokens), 0)
+    assert torch.equal(found[kept:], others[kept:])
+    assert torch.equal(found[:kept], ours[:kept])
+
+
+def test_every_token_of_a_tree_goes_the_way_it_goes_alone(monkeypatch):
+    monkeypatch.setattr(native, "MOST_WORK", 4 * 32 * 40)
+    body = Llm(planted_model([2], hidden=128).bfloat16()).body
+    if not body.steady:
+        pytest.skip("products on this machine are not steady")
+    text = [(5 * i) % 128 for i in range(60)]
+    for length in range(33, 44):
+        body.reserve(64)
+        body.forward(text[:length])
+        one_by_one = torch.cat([body.forward([token]).logits for token in text[length : length + 5]])
+        body.rollback(length)
+        tree = body.forward([*text[length : length + 5], 9, 8], parents=[-1, 0, 1, 2, 3, 0, 2]).logits
+        assert torch.equal(tree[:5], one_by_one)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -206,7 +227,8 @@ def test_a_mask_hides_what_it_hides_and_leaves_the_rest_its_bits(tokens, length)
     parents = [*range(-1, tokens - 2), 0]
     mask = tree_mask(parents, length, None, dtype)
     nothing = torch.empty(0)
-    seen = Seen((nothing, nothing), False, False, lambda _: mask[0, 0], 3, steady=True)
+    positions = length + torch.tensor(depths(parents))
+    seen = Seen(positions, (nothing, nothing), False, False, lambda _: mask[0, 0], 3, steady=True)
     found = run.attend(queries, None, cache.layers[0], seen)
     exact = torch.nn.functional.scaled_dot_product_attention(
         queries[None].double(), *(one.double() for one in held), attn_mask=mask.double(), enable_gqa=True
@@ -270,3 +292,11 @@ def test_a_copy_and_what_was_pickled_go_on():
     for made in (copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
         assert made.steady()
     assert copy.deepcopy(Llm(llama.build())).body.why_not_compiled is None
+
+
+def test_what_was_pickled_goes_on_where_there_are_none(monkeypatch):
+    pickled = pickle.dumps(Native(9, 3, 64, torch.bfloat16, CPU))
+    monkeypatch.setattr(kernels, "library", lambda: "a test wants torch's")
+    made = pickle.loads(pickled)
+    assert type(made) is Operators
+    assert (made.heads, made.kv_heads, made.width) == (9, 3, 64)

@@ -83,6 +83,8 @@ class FastBody(PortableBody):
 
     def why_not_precise(self) -> dict[str, str | None]:
         """By precision, why drafts cannot have it, in words; None where they can."""
+        if torch.is_autocast_enabled(self._device.type):
+            return dict.fromkeys(VIEWS, "under autocast the model runs its own modules")
         if self._weights is None or not self.fast:
             return super().why_not_precise()
         return {precision: self._weights.why_not(precision) for precision in VIEWS}
@@ -218,6 +220,7 @@ class FastBody(PortableBody):
         """What attention needs beside states."""
         positions, mask = arguments["position_ids"][0], arguments["attention_mask"]
         return Seen(
+            positions=positions,
             angles=(self._cos[positions, None], self._sin[positions, None]),
             chain=mask is None,
             whole=mask is None and self._cache.length == 0 and count > 1,

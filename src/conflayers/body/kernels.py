@@ -44,15 +44,24 @@ def library() -> ctypes.CDLL | str:
     """The compiled kernels, or why there are none, in words. Found out once a process."""
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH} is 0"
-    wanted = (shlex.split(os.environ.get("CXX", "")), *([name] for name in COMPILERS))
-    compilers = {found: command[1:] for command in wanted if command and (found := shutil.which(command[0]))}
     reasons = []
-    for compiler, options in compilers.items():
+    for command in _wanted():
         try:
-            return _loaded([compiler, *options])
+            return _loaded(command)
         except NoKernelsError as error:
             reasons.append(str(error))
     return reasons[0] if reasons else "no C++ compiler was found"
+
+
+def _wanted() -> list[list[str]]:
+    """Compilers that are there, with their options, the one to try first first."""
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError:
+        # Not a command: the others may do.
+        named = []
+    commands = [named, *([name] for name in COMPILERS)]
+    return [[found, *command[1:]] for command in commands if command and (found := shutil.which(command[0]))]
 
 
 def _loaded(compiler: list[str]) -> ctypes.CDLL:
@@ -82,7 +91,7 @@ def _digest(path: Path) -> Path:
 
 def _is_whole(path: Path) -> bool:
     """Whether a library is there as it was made: one that was cut short would end the process that opens it."""
-    return path.exists() and _digest(path).exists() and _digest(path).read_text() == sha256(path)
+    return path.is_file() and _digest(path).exists() and _digest(path).read_bytes() == sha256(path).encode()
 
 
 def _opened(path: Path) -> ctypes.CDLL:

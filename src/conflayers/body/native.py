@@ -4,13 +4,14 @@ Between its matrix products a short pass is a few dozen of torch's operators a l
 their work. `kernels.cpp` has them as four functions. Where they cannot be compiled the operators are torch's.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from conflayers.body import kernels
 from conflayers.body.cache import PositionedCache, PositionedLayer
 from conflayers.body.kernels import NoKernelsError
 from conflayers.body.operators import SHORT, Held, Operators, RmsNorm, Seen, rms_norm
-from conflayers.body.steady import attend
 
 # Heads that a kernel has room for.
 WIDEST_HEAD = 1024
@@ -46,11 +47,11 @@ class Native(Operators):
         self._norm_kernel, self._gated_kernel, self._turn_kernel, self._attend_kernel = functions
         self._columns = MOST_WORK // (heads * width) if width in ATTENDED else 0
         # One for all layers: a body runs one pass at a time. For every row twice its width, its columns and their sum.
-        room = heads // kv_heads * SHORT * (2 * width + self._columns + LANES + 1)
+        room = heads // kv_heads * SHORT * (2 * width + self._columns + SHORT + LANES + 1)
         self._scratch = torch.empty(room, dtype=torch.float32, device="cpu")
 
-    def __reduce__(self) -> tuple[type["Native"], tuple[int, int, int, torch.dtype, torch.device]]:
-        return Native, (self.heads, self.kv_heads, self.width, self._kind, torch.device("cpu"))
+    def __reduce__(self) -> tuple[Callable[..., Operators], tuple[int, int, int, torch.dtype]]:
+        return _again, (self.heads, self.kv_heads, self.width, self._kind)
 
     def norm(self, states: torch.Tensor, norm: RmsNorm, added: torch.Tensor | None = None) -> torch.Tensor:
         """See `Operators.norm`."""
@@ -109,17 +110,17 @@ class Native(Operators):
     def attend(self, queries: torch.Tensor, held: Held | None, cached: PositionedLayer, seen: Seen) -> torch.Tensor:
         """See `Operators.attend`. The tokens that have few enough columns up to their own are the kernel's."""
         tokens = queries.shape[1]
-        fitting = min(self._columns - (cached.owner.length - cached.first_visible()), tokens)
-        if held is not None or fitting <= 0:
+        # How many tokens deep a chain or tree may be: a token must go the way it goes alone.
+        deep = self._columns - (cached.owner.length - cached.first_visible())
+        if held is not None or deep <= 0:
             return super().attend(queries, held, cached, seen)
         # All that the cache returns may be seen by a token alone, and without a window by a chain.
         ordinary = seen.chain and (cached.window is None or tokens == 1)
-        bias = None if ordinary else seen.exact(cached.window)
-        if fitting == tokens:
-            return self._attend(queries, cached, bias)
-        few = self._attend(queries[:, :fitting].contiguous(), cached, bias)
-        rest = attend(queries[:, fitting:], *cached.visible(tokens), seen.blocks(cached.window, fitting))
-        return torch.cat([few, rest.transpose(0, 1).reshape(tokens - fitting, -1)])
+        ours = self._attend(queries, cached, None if ordinary else seen.exact(cached.window))
+        if tokens <= deep:
+            return ours
+        theirs = super().attend(queries, held, cached, seen)
+        return torch.where((seen.positions - cached.owner.length < deep)[:, None], ours, theirs)
 
     def _attend(self, queries: torch.Tensor, cached: PositionedLayer, bias: torch.Tensor | None) -> torch.Tensor:
         tokens, first = queries.shape[1], cached.first_visible()
@@ -162,7 +163,8 @@ class Native(Operators):
         def run(at_once: int) -> torch.Tensor:
             cache, outs = PositionedCache([None], SHORT), []
             for some, cos, sin in zip(*(torch.split(one, at_once) for one in (mixed, *turned)), strict=True):
-                seen = Seen((cos, sin), True, False, lambda _: None, self.heads // self.kv_heads, True)
+                positions = torch.arange(cache.length, cache.length + len(some), device="cpu")
+                seen = Seen(positions, (cos, sin), True, False, lambda _: None, self.heads // self.kv_heads, True)
                 queries, held = self.turn(some, None, seen.angles, cache.layers[0])
                 states = queries.transpose(0, 1).reshape(len(some), hidden)
                 if self._columns:
@@ -173,3 +175,11 @@ class Native(Operators):
 
         alone = run(1)
         return all(torch.equal(run(count), alone) for count in (3, 11, SHORT))
+
+
+def _again(heads: int, kv_heads: int, width: int, dtype: torch.dtype) -> Operators:
+    """What was pickled, on a machine that may have no kernels."""
+    try:
+        return Native(heads, kv_heads, width, dtype, torch.device("cpu"))
+    except NoKernelsError:
+        return Operators(heads, kv_heads, width)

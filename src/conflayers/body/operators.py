@@ -54,6 +54,7 @@ class Seen:
     """What the attention of every layer needs to know of a pass's tokens.
 
     Attributes:
+        positions: [tokens].
         angles: cosine and sine, [tokens, 1, head_dim]; the sine carries the sign of the rotation.
         chain: whether they follow the text one after the other.
         whole: whether they are a text from its beginning, and more than one.
@@ -63,21 +64,22 @@ class Seen:
         steady: whether rows are to have the same bits in any company.
     """
 
+    positions: torch.Tensor
     angles: tuple[torch.Tensor, torch.Tensor]
     chain: bool
     whole: bool
     biased: Callable[[int | None], torch.Tensor | None]
     group: int
     steady: bool
-    _blocks: dict[tuple[int | None, int], list[torch.Tensor] | None] = field(default_factory=dict)
+    _blocks: dict[int | None, list[torch.Tensor] | None] = field(default_factory=dict)
     _exact: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
-    def blocks(self, window: int | None, start: int = 0) -> list[torch.Tensor] | None:
-        """See `steady.blocks`; of the tokens from `start` on, made once for all layers."""
-        if (window, start) not in self._blocks:
+    def blocks(self, window: int | None) -> list[torch.Tensor] | None:
+        """See `steady.blocks`; made once for all layers."""
+        if window not in self._blocks:
             bias = self.biased(window)
-            self._blocks[window, start] = None if bias is None else blocks(bias[start:], self.group, self.steady)
-        return self._blocks[window, start]
+            self._blocks[window] = None if bias is None else blocks(bias, self.group, self.steady)
+        return self._blocks[window]
 
     def exact(self, window: int | None) -> torch.Tensor | None:
         """`biased` in float32, made once for all layers."""
