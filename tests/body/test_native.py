@@ -153,13 +153,14 @@ def test_a_chain_that_grows_too_long_for_the_kernel_on_its_way(past, monkeypatch
     assert torch.equal(found[:kept], ours[:kept])
 
 
-def test_every_token_of_a_tree_goes_the_way_it_goes_alone(monkeypatch):
-    monkeypatch.setattr(native, "MOST_WORK", 4 * 32 * 40)
+@pytest.mark.parametrize(("columns", "lengths"), [(4000, (3, 16, 31)), (40, range(33, 44))])
+def test_the_chain_of_a_tree_has_the_bits_of_the_chain_alone(monkeypatch, columns, lengths):
+    monkeypatch.setattr(native, "MOST_WORK", 4 * 32 * columns)
     body = Llm(planted_model([2], hidden=128).bfloat16()).body
     if not body.steady:
         pytest.skip("products on this machine are not steady")
     text = [(5 * i) % 128 for i in range(60)]
-    for length in range(33, 44):
+    for length in lengths:
         body.reserve(64)
         body.forward(text[:length])
         one_by_one = torch.cat([body.forward([token]).logits for token in text[length : length + 5]])
@@ -236,20 +237,6 @@ def test_a_mask_hides_what_it_hides_and_leaves_the_rest_its_bits(tokens, length)
     assert_close(found, exact[0].transpose(0, 1).reshape(tokens, -1), dtype, times=4)
     chained = run.attend(queries[:, :-1].contiguous(), None, cache.layers[0], chain(tokens - 1, run, cache, dtype))
     assert torch.equal(found[:-1], chained)
-
-
-def test_the_chain_of_a_tree_has_the_bits_of_the_chain_alone():
-    body = Llm(planted_model([2], hidden=128).bfloat16()).body
-    if not body.steady:
-        pytest.skip("products on this machine are not steady")
-    text = [(5 * i) % 128 for i in range(40)]
-    for length in (3, 16, 31):
-        body.reserve(64)
-        body.forward(text[:length])
-        one_by_one = torch.cat([body.forward([token]).logits for token in text[length : length + 5]])
-        body.rollback(length)
-        tree = body.forward([*text[length : length + 5], 9, 8], parents=[-1, 0, 1, 2, 3, 0, 2]).logits
-        assert torch.equal(tree[:5], one_by_one)
 
 
 @pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])

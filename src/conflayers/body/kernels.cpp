@@ -224,8 +224,8 @@ inline void unpack(const T* x, int64_t columns, floats* block) {
     }
 }
 
-// Scores to what they weigh, not yet divided by their sum, which is returned. Columns behind the first `seen`, and those
-// that the bias hides, weigh nothing at all.
+// Scores to what they weigh, not yet divided by their sum, which is returned. Columns behind the first `seen`, and
+// those that the bias hides, weigh nothing at all.
 inline float weighed(float* scores, const float* bias, int64_t seen, int64_t room) {
     if (bias)
         for (int64_t column = 0; column < seen; column++)
@@ -248,8 +248,8 @@ inline float weighed(float* scores, const float* bias, int64_t seen, int64_t roo
 }
 
 // All rows that share one key-value head: of every query head in the group, the tokens one after the other. Token t
-// sees of the first `columns` + t columns those that its row of the bias, if there is one, lets it. `scratch` has room, for every row, for twice the width, the last token's columns
-// and a vector more.
+// sees of the first `columns` + t columns those that its row of the bias, if there is one, lets it. `scratch` has room,
+// for every row, for twice the width, the last token's columns, and a vector more.
 template <int SPANS, class T>
 void attend_group(const T* queries, const T* keys, const T* values, const float* bias, int64_t biases, int64_t columns,
                   int64_t tokens, int64_t rows, float scale, float* scratch, T* out, int64_t apart) {
@@ -257,7 +257,8 @@ void attend_group(const T* queries, const T* keys, const T* values, const float*
     constexpr int VECTORS = 2 * SPANS;
     int64_t most = columns + tokens - 1, room = (most + LANES - 1) / LANES * LANES;
     floats block[LANES * VECTORS], some[VECTORS];
-    float *asked = scratch, *mixed = asked + rows * width, *scores = mixed + rows * width, *totals = scores + rows * room;
+    float *asked = scratch, *mixed = asked + rows * width;
+    float *scores = mixed + rows * width, *totals = scores + rows * room;
     for (int64_t i = 0; i < rows * SPANS; i++) put_whole(whole(queries + i * SPAN) * scale, asked + i * SPAN);
     for (int64_t at = 0; at < most; at += LANES) {
         unpack<SPANS>(keys + at * width, most - at, block);
@@ -298,9 +299,9 @@ void attend(const T* queries, const T* keys, const T* values, const float* bias,
             int64_t columns, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, float scale,
             float* scratch, T* out) {
     auto of_width = width == SPAN       ? attend_group<1, T>
-               : width == 2 * SPAN ? attend_group<2, T>
-               : width == 3 * SPAN ? attend_group<3, T>
-                                   : attend_group<4, T>;
+                    : width == 2 * SPAN ? attend_group<2, T>
+                    : width == 3 * SPAN ? attend_group<3, T>
+                                        : attend_group<4, T>;
     int64_t group = heads / kv_heads, rows = group * tokens;
     for (int64_t head = 0; head < kv_heads; head++) {
         const T* first = queries + head * rows * width;

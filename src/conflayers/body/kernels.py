@@ -24,7 +24,8 @@ TUNED = ("-march=native",), ()
 COMPILING_SECONDS = 60
 # Set to 0, nothing is compiled and nothing compiled is used.
 SWITCH = "CONFLAYERS_NATIVE"
-TYPES = ("float32", "bfloat16")
+# Of numbers, as torch names them.
+KINDS = ("float32", "bfloat16")
 
 _POINTER, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _ARGUMENTS = {
@@ -98,7 +99,7 @@ def _opened(path: Path) -> ctypes.CDLL:
     try:
         found = ctypes.CDLL(str(path))
         for name, arguments in _ARGUMENTS.items():
-            for kind in TYPES:
+            for kind in KINDS:
                 function = getattr(found, f"{name}_{kind}")
                 function.argtypes, function.restype = arguments, None
     except (OSError, AttributeError) as error:

@@ -22,7 +22,6 @@ ATTENDED = (32, 64, 96, 128)
 MOST_WORK = 1 << 19
 # Numbers in a vector of a kernel: rows of scores are rounded up to whole ones.
 LANES = 16
-KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class Native(Operators):
@@ -34,7 +33,8 @@ class Native(Operators):
 
     def __init__(self, heads: int, kv_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(heads, kv_heads, width)
-        if device.type != "cpu" or dtype not in KINDS:
+        kind = str(dtype).removeprefix("torch.")
+        if device.type != "cpu" or kind not in kernels.KINDS:
             raise NoKernelsError(f"there are none for {dtype} on {device.type}")
         if width > WIDEST_HEAD or width % 2:
             raise NoKernelsError(f"there are none for heads of {width}")
@@ -42,8 +42,7 @@ class Native(Operators):
         if isinstance(found, str):
             raise NoKernelsError(found)
         self._kind = dtype
-        names = ("norm", "gated", "turn", "attend")
-        functions = [getattr(found, f"{name}_{KINDS[dtype]}") for name in names]
+        functions = (getattr(found, f"{name}_{kind}") for name in ("norm", "gated", "turn", "attend"))
         self._norm_kernel, self._gated_kernel, self._turn_kernel, self._attend_kernel = functions
         self._columns = MOST_WORK // (heads * width) if width in ATTENDED else 0
         # One for all layers: a body runs one pass at a time. For every row twice its width, its columns and their sum.

@@ -7,10 +7,11 @@ import torch
 from torch.nn import functional
 
 from conflayers.body.cache import PositionedLayer
-from conflayers.body.steady import attend, blocks
+from conflayers.body.steady import MOST_ROWS, attend, blocks
 
-# Up to so many tokens a pass is short, and its time is that of launching operators.
-SHORT = 32
+# Up to so many tokens a pass is short, and its time is that of launching operators. Passes whose rows are to have the
+# same bits all have to be short, or none.
+SHORT = MOST_ROWS
 
 
 @dataclass(frozen=True, slots=True)
