@@ -37,7 +37,7 @@ zoo: $(READY)
 	$(BIN)/python tests/zoo/held_out.py
 	$(BIN)/python tests/zoo/card.py
 
-# Under an hour, with nothing else running: every table of the README, measured and written anew.
+# About an hour, with nothing else running: every table of the README, measured and written anew.
 tables: $(READY)
 	$(BIN)/python benchmarks/tables.py
 
