@@ -30,6 +30,7 @@ from conflayers.body.steady import MOST_ROWS, attention_steady
 from conflayers.body.trees import later_mask, text_mask
 from conflayers.body.views import VIEWS
 from conflayers.body.weights import Form, Weights, read_weights
+from conflayers.body.whole_pass import WholePass
 from conflayers.plan import FULL, WHOLE, Plan
 
 Masks = torch.Tensor | Mapping[str, torch.Tensor] | None
@@ -52,6 +53,7 @@ class FastBody(PortableBody):
         self._width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._torch = Operators(self._heads, self._kv_heads, self._width)
         self._native: Native | None = None
+        self._whole: WholePass | None = None
         self._why_not_compiled: str | None = None
         self._weights: Weights | None = None
         self._seen_weights: Fingerprint | None = None
@@ -129,10 +131,14 @@ class FastBody(PortableBody):
             self.layout = "plain" if self.layout == "plain" else "auto"
             self._seen_weights = Fingerprint.of(model)
             self._native, self._why_not_compiled = self._kernels()
+            whole = WholePass(self._heads, self._kv_heads, self._width, self._weights.norm)
+            alike = self._native is not None and self._windows == {None}
+            self._whole = whole if alike and whole.runs(self._weights.target) else None
             self._cos = self._sin = self._later = torch.empty(0)
             shape = (self._heads, self._kv_heads, self._width, model.dtype, model.device)
             self._steady = self._weights.steady and self._windows == {None} and attention_steady(*shape)
             self._steady = self._steady and (self._native is None or self._native.steady())
+            self._steady = self._steady and (self._whole is None or self._whole.steady(self._weights.target))
             # Who listens in the middle of a request is heard from the next pass on.
             self._hooks = [hooks for module in model.modules() for hooks in hooks_of(module)]
 
@@ -180,6 +186,12 @@ class FastBody(PortableBody):
         form = self._weights.form(self._plan.precision)
         states = functional.embedding(arguments["input_ids"][0], self._weights.embedding)
         kept = min(record, count)
+        whole = self._whole if count <= SHORT and self._step is None else None
+        if whole is not None and whole.runs(form) and whole.takes(self._cache):
+            seen = self._seen(arguments, count)
+            logits, trace = whole(form, self._plan, states, self._cache, seen, wanted, kept)
+            self._cache.advance(count)
+            return Pass(logits, trace if kept else None)
         trace = Trace([], [])
         # A draft need not be steady.
         steady = self._plan == FULL and self.steady and not self._cache.is_aside

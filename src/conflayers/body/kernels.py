@@ -1,4 +1,4 @@
-"""Compiles `kernels.cpp` where it is to run, once, and keeps what comes of it in the cache folder."""
+"""Compiles the kernels where it is to run, once, and keeps what comes of it in the cache folder."""
 
 import ctypes
 import functools
@@ -9,11 +9,13 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from conflayers.body.cache_folder import cache_folder, cache_place, scratch_in, sha256
 from conflayers.errors import LoadError
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+FOLDER = Path(__file__).with_name("compiled")
+SOURCE = FOLDER / "kernels.cpp"
 # After $CXX; the first that can.
 COMPILERS = ("c++", "g++", "clang++")
 # Sums keep their order: rows have the same bits in any company.
@@ -33,6 +35,14 @@ _ARGUMENTS = {
     "gated": [*[_POINTER] * 2, *[_COUNT] * 2],
     "turn": [*[_POINTER] * 3, _REAL, *[_POINTER] * 5, *[_COUNT] * 5],
     "attend": [*[_POINTER] * 4, *[_COUNT] * 7, _REAL, *[_POINTER] * 2],
+}
+# Of products and whole passes, which are for bfloat16 alone: what they take, and what they return.
+_OF_PASSES: dict[str, tuple[list[Any], Any]] = {
+    "has_products": ([], _COUNT),
+    "product_bytes": ([_POINTER, _COUNT], _COUNT),
+    "multiply": ([_POINTER, _POINTER, _COUNT, _COUNT, _POINTER, _POINTER], None),
+    "pass_bytes": ([_POINTER], _COUNT),
+    "run_pass": ([_POINTER], None),
 }
 
 
@@ -67,7 +77,8 @@ def _wanted() -> list[list[str]]:
 
 def _loaded(compiler: list[str]) -> ctypes.CDLL:
     """The kernels' library, compiled now unless it was before: for this source, compiler and processor."""
-    parts = (SOURCE.read_text(), *FLAGS, *compiler, _run([*compiler, "--version"]), _processor())
+    sources = (path.read_text() for path in sorted(FOLDER.glob("*.[ch]*")))
+    parts = (*sources, *FLAGS, *compiler, _run([*compiler, "--version"]), _processor())
     name = f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.so"
     try:
         # A folder that cannot be written to may have it all the same.
@@ -102,6 +113,9 @@ def _opened(path: Path) -> ctypes.CDLL:
             for kind in KINDS:
                 function = getattr(found, f"{name}_{kind}")
                 function.argtypes, function.restype = arguments, None
+        for name, (arguments, returned) in _OF_PASSES.items():
+            function = getattr(found, name)
+            function.argtypes, function.restype = arguments, returned
     except (OSError, AttributeError) as error:
         raise NoKernelsError(f"what was compiled cannot be used: {error}") from error
     return found

@@ -10,11 +10,12 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
+from conflayers.body import products
 from conflayers.body.linears import Linear, owned, single
 from conflayers.body.llama import FastLayer, read_layer
 from conflayers.body.operators import RmsNorm, rms_norm
 from conflayers.body.steady import steady
-from conflayers.body.views import VIEWS, Product, pack, view, why_not_view
+from conflayers.body.views import INT4, INT8, VIEWS, Product, pack, view, why_not_view
 from conflayers.errors import InputError
 from conflayers.plan import WHOLE
 
@@ -28,6 +29,8 @@ SAMPLE_BYTES = 32 << 20
 # ... with these numbers of rows, so many times.
 SAMPLE_ROWS, SAMPLE_RUNS = (1, 8), 5
 PRODUCTS = ("qkv", "out", "gate_up", "down")
+# Views that the kernels have themselves.
+OWN_VIEWS = {INT8: products.int8, INT4: products.int4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,13 @@ class Weights:
         if precision == WHOLE:
             return self.target
         if precision not in self._views:
-            self._views[precision] = self.plain.converted(lambda linear: view(linear, precision))
+            self._views[precision] = self.plain.converted(lambda linear: _viewed(linear, precision))
         return self._views[precision]
 
     def why_not(self, precision: str) -> str | None:
         """Why there is no view in a precision, in words; None if there is one."""
         if precision not in self._refused:
-            alike = {linear.weight.shape: linear for linear in _matrices(self.plain)}
+            alike = {linear.weight.shape: linear for linear in _matrices(self.plain) if _why_not_own(linear)}
             reasons = (why for linear in alike.values() if (why := why_not_view(linear, precision)))
             self._refused[precision] = next(reasons, None)
         return self._refused[precision]
@@ -105,7 +108,7 @@ class Weights:
     def _share(self, precision: str) -> float:
         """What one row times the first matrices takes in a view, as a share of what it takes in the target."""
         sample = _sample(_matrices(self.plain))
-        views = [view(linear, precision) for linear in sample]
+        views = [_viewed(linear, precision) for linear in sample]
         target = list(itertools.islice(self.target.products(), len(sample)))
         own, other = _best_seconds(sample, (target, views), rows=(1,))
         return other / own
@@ -137,15 +140,34 @@ def read_weights(model: PreTrainedModel, layout: str) -> Weights:
     shared = embedding is inside.lm_head.weight
     eps = inside.config.rms_norm_eps
     plain = Form([read_layer(layer, eps) for layer in inside.model.layers], head)
-    target = plain.converted(pack) if _packs(plain, layout) else plain
-    whole = _steady(target, plain)
+    target, is_steady = _target(plain, layout)
     return Weights(
         plain=plain,
-        target=whole or target,
-        steady=whole is not None,
+        target=target,
+        steady=is_steady,
         embedding=head.weight if shared else owned(embedding),
         norm=rms_norm(owned(inside.model.norm.weight), eps),
     )
+
+
+def _target(plain: Form, layout: str) -> tuple[Form, bool]:
+    """What the whole model runs with, and whether its products' rows have the same bits in any company."""
+    check_layout(layout)
+    if layout != "packed" and not any(map(_why_not_own, _matrices(plain))):
+        # At the speed of memory, without a copy.
+        return plain.converted(products.tiled), True
+    target = plain.converted(pack) if _packs(plain, layout) else plain
+    whole = _steady(target, plain)
+    return whole or target, whole is not None
+
+
+def _why_not_own(linear: Linear) -> str | None:
+    return products.why_not(linear.weight.shape, linear.weight.dtype, linear.weight.device)
+
+
+def _viewed(linear: Linear, precision: str) -> Product:
+    """A matrix in `precision`, one of `VIEWS`: the kernels' own, or torch's."""
+    return view(linear, precision) if _why_not_own(linear) else OWN_VIEWS[precision](linear)
 
 
 def _matrices(plain: Form) -> list[Linear]:
@@ -153,7 +175,6 @@ def _matrices(plain: Form) -> list[Linear]:
 
 
 def _packs(plain: Form, layout: str) -> bool:
-    check_layout(layout)
     matrices = _matrices(plain)
     weight = matrices[0].weight
     able = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.enabled
@@ -188,10 +209,10 @@ def _best_seconds(sample: list[Linear], ways: Sequence[Sequence[Product]], rows:
     best = [float("inf")] * len(ways)
     # In turns, so that all meet the same machine.
     for _ in range(SAMPLE_RUNS):
-        for at, products in enumerate(ways):
+        for at, one_way in enumerate(ways):
             begun = time.perf_counter()
             for count in rows:
-                for linear, product in zip(sample, products, strict=True):
+                for linear, product in zip(sample, one_way, strict=True):
                     product(linear.weight[:1].expand(count, -1).contiguous())
             best[at] = min(best[at], time.perf_counter() - begun)
     return best

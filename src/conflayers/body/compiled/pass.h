@@ -1,0 +1,186 @@
+// A pass of a few tokens through layers and head, in bfloat16, as one call.
+#pragma once
+#include "products.h"
+#include "rows.h"
+#include "tile_attention.h"
+
+#ifdef HAS_PRODUCTS
+
+namespace {
+
+struct Layer {
+    const bfloat16 *norm, *mlp_norm;
+    // Of each head, or null.
+    const bfloat16 *q_norm, *k_norm;
+    Product qkv, out, gate_up, down;
+    // From the row of the first token of this pass on, and where the cache begins.
+    bfloat16 *keys, *values;
+    int64_t rotated;
+};
+
+// What is run of a layer.
+enum Runs : uint8_t { ATTENTION = 1, MLP = 2 };
+
+struct Pass {
+    int64_t layers, tokens, length, wanted, threads;
+    int64_t hidden, inner, heads, kv_heads, width, stride;
+    // Rows whose sublayers' outputs are written to `trace`, the last ones.
+    int64_t traced;
+    double eps;
+    const Layer* layer;
+    const uint8_t* runs;
+    const bfloat16* norm;
+    const Product* head;
+    // [tokens][hidden]; they are changed.
+    bfloat16* states;
+    const bfloat16 *cos, *sin;
+    // What to add to scores, [tokens][biases]; null where each token sees all before it.
+    const float* bias;
+    int64_t biases;
+    bfloat16 *trace, *logits;
+    char* scratch;
+
+    int64_t mixed() const { return (heads + 2 * kv_heads) * width; }
+    int64_t widest() const {
+        int64_t asked = heads * width;
+        return inner > hidden ? (inner > asked ? inner : asked) : (hidden > asked ? hidden : asked);
+    }
+    // Of each member, a whole number of cache lines.
+    int64_t own_bytes() const {
+        int64_t rounded = Input::own_bytes(widest()), scores = TileRows::bytes(width, length + tokens);
+        return ((rounded > scores ? rounded : scores) + 63) / 64 * 64;
+    }
+    // Rows of bfloat16 that all members share: normed, mixed, queries, attended, what is added, gates, gated, packed.
+    int64_t shared_bytes() const {
+        int64_t columns = 2 * hidden + mixed() + 2 * heads * width + 3 * inner;
+        return (tokens * columns * int64_t(sizeof(bfloat16)) + Input::shared_bytes(widest()) + 63) / 64 * 64;
+    }
+    int64_t bytes() const { return shared_bytes() + threads * own_bytes(); }
+
+    void run() const;
+};
+
+// One member's part of a pass.
+class Member {
+  public:
+    Member(const Pass& pass, const Team& team) : pass(pass), team(team) {
+        auto at = reinterpret_cast<bfloat16*>(pass.scratch);
+        auto take = [&](int64_t columns) { return at += pass.tokens * columns, at - pass.tokens * columns; };
+        normed = take(pass.hidden), added = take(pass.hidden), mixed = take(pass.mixed());
+        queries = take(pass.heads * pass.width), attended = take(pass.heads * pass.width);
+        gate_up = take(2 * pass.inner), gated_up = take(pass.inner);
+        packed = reinterpret_cast<char*>(at);
+        own = pass.scratch + pass.shared_bytes() + team.member * pass.own_bytes();
+    }
+
+    void run() {
+        {
+            Tiles tiles(pass.tokens);
+            for (int64_t i = 0; i < pass.layers; i++) {
+                if (pass.runs[i] & ATTENTION) attention(pass.layer[i]);
+                if (pass.runs[i] & MLP) mlp(pass.layer[i]);
+            }
+        }
+        norm(pass.norm);
+        Tiles tiles(pass.wanted);
+        const bfloat16* last = normed + (pass.tokens - pass.wanted) * pass.hidden;
+        input(*pass.head, last, pass.wanted).multiply(*pass.head, pass.logits, team);
+    }
+
+  private:
+    const Pass& pass;
+    const Team& team;
+    bfloat16 *normed, *added, *mixed, *queries, *attended, *gate_up, *gated_up;
+    char *packed, *own;
+    // Sublayers that have run; the last one's output is not added yet.
+    int64_t done = 0;
+
+    Input input(const Product& product, const bfloat16* x, int64_t tokens) const {
+        return Input(product.kind, x, product.ins, tokens, packed, own, team);
+    }
+
+    // Adds what the last sublayer put out, and norms.
+    void norm(const bfloat16* weight) const {
+        team.share(pass.tokens, [&](int64_t token) {
+            int64_t at = token * pass.hidden, kept = token - (pass.tokens - pass.traced);
+            if (done && kept >= 0)
+                std::memcpy(pass.trace + ((done - 1) * pass.traced + kept) * pass.hidden, added + at,
+                            pass.hidden * sizeof(bfloat16));
+            ::norm(pass.states + at, done ? added + at : nullptr, weight, float(pass.eps), normed + at, pass.hidden);
+        });
+        team.wait();
+    }
+
+    void attention(const Layer& layer) {
+        norm(layer.norm);
+        input(layer.qkv, normed, pass.tokens).multiply(layer.qkv, mixed, team);
+        team.wait();
+        int64_t start = pass.length * pass.width;
+        const Turn<bfloat16> turn{mixed,
+                                  layer.q_norm,
+                                  layer.k_norm,
+                                  float(pass.eps),
+                                  layer.rotated ? pass.cos : nullptr,
+                                  layer.rotated ? pass.sin : nullptr,
+                                  queries,
+                                  layer.keys + start,
+                                  layer.values + start,
+                                  pass.stride,
+                                  pass.tokens,
+                                  pass.heads,
+                                  pass.kv_heads,
+                                  pass.width};
+        team.share(pass.tokens * turn.parts(), [&](int64_t i) { turn.one(i / turn.parts(), i % turn.parts()); });
+        team.wait();
+        const Attention<bfloat16> attention{queries,     layer.keys,      layer.values, pass.bias,  pass.biases,
+                                            pass.stride, pass.length + 1, pass.tokens,  pass.heads, pass.kv_heads,
+                                            pass.width,  1 / std::sqrt(float(pass.width))};
+        {
+            Tiles tiles(TILE);
+            attend_tiles(attention, team.first(pass.heads), team.last(pass.heads), own, attended);
+        }
+        team.wait();
+        input(layer.out, attended, pass.tokens).multiply(layer.out, added, team);
+        team.wait();
+        done++;
+    }
+
+    void mlp(const Layer& layer) {
+        norm(layer.mlp_norm);
+        Input x = input(layer.gate_up, normed, pass.tokens);
+        // Gates and what they let through by the same member, which need not wait for others then.
+        int64_t blocks = pass.inner / OUTS, from = team.first(blocks), to = team.last(blocks);
+        x.multiply(layer.gate_up, from, to, gate_up);
+        x.multiply(layer.gate_up, blocks + from, blocks + to, gate_up);
+        for (int64_t token = 0; token < pass.tokens; token++)
+            gated(gate_up + 2 * token * pass.inner, gated_up + token * pass.inner, pass.inner, OUTS * from, OUTS * to);
+        team.wait();
+        input(layer.down, gated_up, pass.tokens).multiply(layer.down, added, team);
+        team.wait();
+        done++;
+    }
+};
+
+inline void Pass::run() const {
+    together(threads, [this](const Team& team) { Member(*this, team).run(); });
+}
+
+// One product by itself, of any number of tokens.
+inline void multiply_alone(const Product& product, const bfloat16* x, int64_t tokens, int64_t threads, char* scratch,
+                           bfloat16* out) {
+    together(threads, [&](const Team& team) {
+        char* own = scratch + Input::shared_bytes(product.ins) + team.member * Input::own_bytes(product.ins);
+        for (int64_t at = 0; at < tokens; at += MOST) {
+            int64_t some = tokens - at < MOST ? tokens - at : MOST;
+            Tiles tiles(some);
+            Input(product.kind, x + at * product.ins, product.ins, some, scratch, own, team)
+                .multiply(product, out + at * product.outs, team);
+            // What is packed belongs to all.
+            team.wait();
+        }
+    });
+}
+
+}  // namespace
+
+#endif

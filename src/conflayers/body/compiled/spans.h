@@ -1,0 +1,113 @@
+// Numbers side by side, in vectors of floats, whatever they are in memory.
+//
+// A row is computed by the same instructions in the same order whatever its company and wherever it lies: sums run over
+// the lanes of vectors, and the compiler may fuse a product with the sum that follows but not reorder.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+
+constexpr int64_t LANES = 16, SPAN = 2 * LANES;
+typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+// A span of numbers side by side. Which of them is in which lane is nobody's business: it is the same in all spans of a
+// type. Of numbers of 16 bits one vector has the even ones and the other the odd, which is two instructions.
+struct Span {
+    floats one, other;
+};
+
+inline Span operator+(Span a, Span b) { return {a.one + b.one, a.other + b.other}; }
+inline Span operator*(Span a, Span b) { return {a.one * b.one, a.other * b.other}; }
+inline Span operator*(Span a, float b) { return {a.one * b, a.other * b}; }
+inline Span operator/(Span a, float b) { return {a.one / b, a.other / b}; }
+
+template <class To, class From>
+inline To same_bits(From from) {
+    static_assert(sizeof(To) == sizeof(From), "");
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+inline Span whole(const float* x) {
+    Span out;
+    std::memcpy(&out, x, sizeof out);
+    return out;
+}
+
+inline Span whole(const bfloat16* x) {
+    words both;
+    std::memcpy(&both, x, sizeof both);
+    return {same_bits<floats>(both << 16), same_bits<floats>(both & 0xffff0000u)};
+}
+
+inline void put_whole(Span x, float* out) { std::memcpy(out, &x, sizeof x); }
+
+// The upper 16 bits, to the nearest, ties to even; what is no number stays none.
+inline words rounded(floats x) {
+    words bits = same_bits<words>(x);
+    return x == x ? bits + 0x7fffu + ((bits >> 16) & 1u) : bits | 0x00400000u;
+}
+
+inline void put_whole(Span x, bfloat16* out) {
+    words both = (rounded(x.one) >> 16) | (rounded(x.other) & 0xffff0000u);
+    std::memcpy(out, &both, sizeof both);
+}
+
+// The next of `left` numbers; zeros behind the last.
+template <class T>
+inline Span get(const T* x, int64_t left) {
+    if (left >= SPAN) return whole(x);
+    T some[SPAN] = {};
+    std::memcpy(some, x, left * sizeof(T));
+    return whole(some);
+}
+
+template <class T>
+inline void put(Span x, T* out, int64_t left) {
+    if (left >= SPAN) return put_whole(x, out);
+    T some[SPAN];
+    put_whole(x, some);
+    std::memcpy(out, some, left * sizeof(T));
+}
+
+inline float sum(floats x) {
+    typedef float quarter __attribute__((vector_size(LANES)));
+    quarter parts[4];
+    std::memcpy(parts, &x, sizeof x);
+    quarter all = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    return (all[0] + all[1]) + (all[2] + all[3]);
+}
+
+inline float sum(Span x) { return sum(x.one + x.other); }
+
+// e to the x of at most 88, after Cephes.
+inline floats exponential(floats x) {
+    x = x < -87.0f ? (floats{} - 87.0f) : x;
+    const float round = 12582912.0f;
+    floats n = (x * 1.44269504088896341f + round) - round;
+    floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * same_bits<floats>((__builtin_convertvector(n, ints) + 127) << 23);
+}
+
+inline floats silu(floats x) {
+    floats against = x < -87.0f ? (floats{} + 87.0f) : -x;
+    return x / (1.0f + exponential(against));
+}
+
+}  // namespace

@@ -1,0 +1,159 @@
+"""Matrices that the compiled kernels multiply with: in bfloat16 as they lie in memory, and views of 8 and 4 bits.
+
+The processor has to have tiles (AMX) and products of whole numbers (AVX-512 VNNI). Elsewhere `linears` and `views` have
+torch's.
+"""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional
+
+from conflayers.body import kernels
+from conflayers.body.linears import Linear
+from conflayers.body.steady import MOST_ROWS
+
+# Outputs and inputs that are computed at once; matrices have whole numbers of them. Inputs of a group share a scale.
+OUTS, GROUP = 16, 32
+# As the kernels number them.
+_BFLOAT16, _INT8, _INT4 = range(3)
+
+
+class Record(ctypes.Structure):
+    """A product as the kernels know it; see `Product` in products.h."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int64),
+        ("weight", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("outs", ctypes.c_int64),
+        ("ins", ctypes.c_int64),
+    )
+
+
+def why_not(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the kernels cannot multiply with a matrix [out, in], in words; None if they can."""
+    found = kernels.library()
+    if isinstance(found, str):
+        return found
+    if not found.has_products():
+        return "this processor has no tiles (AMX) or no products of whole numbers (AVX-512 VNNI)"
+    if device.type != "cpu" or dtype != torch.bfloat16:
+        return f"there are none for {dtype} on {device.type}"
+    if shape[0] % OUTS or shape[1] % GROUP:
+        return f"they take whole multiples of {OUTS} outputs and {GROUP} inputs, and a matrix is {tuple(shape)}"
+    return None
+
+
+def _record(
+    kind: int, weight: torch.Tensor, scales: torch.Tensor | None, bias: torch.Tensor | None, ins: int
+) -> Record:
+    outs = weight.shape[0] if kind == _BFLOAT16 else weight.shape[0] * OUTS
+    pointers = (weight.data_ptr(), *(None if one is None else one.data_ptr() for one in (scales, bias)))
+    return Record(kind, *pointers, outs, ins)
+
+
+def _multiply(record: Record, states: torch.Tensor) -> torch.Tensor:
+    """One product by itself; states [tokens, in] are contiguous and in bfloat16."""
+    found = kernels.library()
+    assert not isinstance(found, str)
+    threads, given = torch.get_num_threads(), ctypes.byref(record)
+    scratch = torch.empty(found.product_bytes(given, threads), dtype=torch.uint8, device="cpu")
+    out = states.new_empty(states.shape[0], record.outs)
+    found.multiply(given, states.data_ptr(), states.shape[0], threads, scratch.data_ptr(), out.data_ptr())
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """A matrix in bfloat16 as it lies in memory. Every row has the same bits in any company of `MOST_ROWS`."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    record: Record = field(repr=False)
+    bytes: int = 0
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """See `views.Product`."""
+        # Whoever mixes precisions gets torch's operators, which know what to do.
+        if states.shape[0] > MOST_ROWS or states.dtype != torch.bfloat16:
+            return functional.linear(states, self.weight, self.bias)
+        return _multiply(self.record, states.contiguous())
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[torch.Tensor, torch.Tensor | None]]:
+        return _tiled_again, (self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """A matrix as whole numbers of 8 or 4 bits. States are rounded to 8 bits in groups when it multiplies.
+
+    Attributes:
+        weight: [out / OUTS, ...], as the kernels read it.
+        scales: of every out (8 bits), or of every group scale and lowest value (4 bits).
+    """
+
+    kind: int
+    weight: torch.Tensor
+    scales: torch.Tensor
+    bias: torch.Tensor | None
+    ins: int
+    record: Record = field(repr=False)
+    bytes: int = 0
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """See `views.Product`."""
+        out = _multiply(self.record, states.to(torch.bfloat16).contiguous())
+        return out if out.dtype == states.dtype else out.to(states.dtype)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return _rounded, (self.kind, self.weight, self.scales, self.bias, self.ins)
+
+
+def tiled(linear: Linear) -> Tiled:
+    """A bfloat16 matrix that `why_not` has nothing against, without a copy."""
+    return Tiled(
+        linear.weight, linear.bias, _record(_BFLOAT16, linear.weight, None, linear.bias, linear.weight.shape[1])
+    )
+
+
+def int8(linear: Linear) -> Rounded:
+    """Whole numbers of 8 bits, one scale a row."""
+    weight = linear.weight.float()
+    scale = (weight.abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
+    whole = (weight / scale[:, None]).round_().add_(128).to(torch.uint8)
+    # Of 16 outs every group: 4 inputs of one out after the other.
+    laid_out = whole.view(-1, OUTS, weight.shape[1] // 4, 4).permute(0, 2, 1, 3).contiguous()
+    return _rounded(_INT8, laid_out, scale, linear.bias, weight.shape[1])
+
+
+def int4(linear: Linear) -> Rounded:
+    """Whole numbers of 4 bits in groups along the input, with a scale and a lowest value each."""
+    ins = linear.weight.shape[1]
+    groups = linear.weight.float().view(len(linear.weight), -1, GROUP)
+    low, high = groups.aminmax(dim=-1)
+    scale = ((high - low) / 15).clamp_(min=1e-6)
+    # What a number stands for goes by the scale as it is kept.
+    scale, low = scale.to(torch.bfloat16), low.to(torch.bfloat16)
+    whole = ((groups - low[..., None]) / scale[..., None]).round_().clamp_(0, 15).to(torch.uint8)
+    # Block, out, group, half of the group, four of it, which of the four.
+    first, second = whole.view(-1, OUTS, ins // GROUP, 2, 4, 4).permute(3, 0, 2, 4, 1, 5)
+    laid_out = (first | second << 4).contiguous()
+    of_groups = torch.stack([scale, low], -1).view(-1, OUTS, ins // GROUP, 2).transpose(1, 2).contiguous()
+    return _rounded(_INT4, laid_out, of_groups, linear.bias, ins)
+
+
+def _rounded(kind: int, weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None, ins: int) -> Rounded:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (weight, scales))
+    if bias is not None:
+        bias = bias.to(torch.bfloat16)
+    return Rounded(kind, weight, scales, bias, ins, _record(kind, weight, scales, bias, ins), size)
+
+
+def _tiled_again(weight: torch.Tensor, bias: torch.Tensor | None) -> Tiled | Linear:
+    """What was pickled, on a machine that may have no such kernels."""
+    linear = Linear(weight, bias)
+    return linear if why_not(weight.shape, weight.dtype, weight.device) else tiled(linear)

@@ -1,0 +1,294 @@
+"""Passes as one call of the compiled kernels, against the same operator by operator."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from transformers import (
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
+
+from conflayers import Llm
+from conflayers.body import products
+from conflayers.body.fast import FastBody
+from conflayers.body.handover import adopt
+from conflayers.plan import FULL, Plan
+
+LAYERS, VOCABULARY = 4, 160
+TEXT = [(7 * i + i * i) % VOCABULARY for i in range(700)]
+BASE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 96,
+    "intermediate_size": 144 + 16,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.1,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+# Tied and not, biases, norms of heads, layers without rotation, all widths of heads, groups of one and of many.
+MODELS = {
+    "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": True}),
+    "wide heads": (LlamaForCausalLM, LlamaConfig, {"head_dim": 128, "num_key_value_heads": 6}),
+    "heads of 96": (LlamaForCausalLM, LlamaConfig, {"head_dim": 96, "num_key_value_heads": 3}),
+    "one for all": (LlamaForCausalLM, LlamaConfig, {"head_dim": 32, "num_key_value_heads": 1}),
+    "biased": (LlamaForCausalLM, LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {}),
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config, {"no_rope_layer_interval": 2}),
+}
+# Of the logits' norm: operators round in other places.
+CLOSE = 0.05
+
+
+def build(name: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    kind, config, special = MODELS[name]
+    model = kind(config(**(BASE | special)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval().bfloat16()
+
+
+@pytest.fixture(autouse=True)
+def _there_are_some_here() -> None:
+    if why := products.why_not((16, 32), torch.bfloat16, torch.device("cpu")):
+        pytest.skip(why)
+
+
+@pytest.fixture(params=MODELS)
+def both(request: pytest.FixtureRequest) -> Iterator[tuple[FastBody, FastBody]]:
+    """The same model with whole passes and operator by operator."""
+    whole, parts = (FastBody(copy.deepcopy(build(request.param))) for _ in range(2))
+    assert whole._whole is not None
+    parts._whole = None
+    for body in (whole, parts):
+        body.trees = True
+        body.reserve(len(TEXT) + 64)
+    yield whole, parts
+    assert whole._whole is not None
+
+
+def off(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
+
+
+def begin(body: FastBody, length: int) -> None:
+    body.rollback(0)
+    if length:
+        body.forward(TEXT[:length], rows=1)
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 100, 600])
+def test_passes_are_those_of_the_operators(both, length):
+    for count in (1, 2, 17, 32):
+        found = []
+        for body in both:
+            begin(body, length)
+            found.append(body.forward(TEXT[length : length + count], record=2))
+            assert body.length == length + count
+        assert off(found[0].logits, found[1].logits) < CLOSE
+        kept = min(count, 2)
+        for ours, theirs in zip(
+            (found[0].trace.attention, found[0].trace.mlp), (found[1].trace.attention, found[1].trace.mlp), strict=True
+        ):
+            assert len(ours) == LAYERS
+            for one, other in zip(ours, theirs, strict=True):
+                assert one.shape == (kept, BASE["hidden_size"])
+                assert off(one, other) < CLOSE
+        for ours, theirs in zip(*(body.cache.layers for body in both), strict=True):
+            assert off(ours.keys[:, :, : length + count], theirs.keys[:, :, : length + count]) < CLOSE
+            assert off(ours.values[:, :, : length + count], theirs.values[:, :, : length + count]) < CLOSE
+
+
+def test_every_token_has_the_bits_that_it_has_alone(both):
+    body = both[0]
+    assert body.steady
+    for length in (1, 40, 130, 600):
+        begin(body, length)
+        alone = torch.cat([body.forward([token]).logits for token in TEXT[length : length + 32]])
+        for count in (2, 3, 11, 16, 17, 32):
+            body.rollback(length)
+            assert torch.equal(body.forward(TEXT[length : length + count]).logits, alone[:count])
+            body.rollback(length)
+            assert torch.equal(body.forward(TEXT[length : length + count], rows=1).logits, alone[count - 1 : count])
+
+
+def test_the_number_of_threads_changes_no_bit(both):
+    body, found = both[0], []
+    before = torch.get_num_threads()
+    begin(body, 50)
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            for count in (1, 6):
+                found.append(body.forward(TEXT[50 : 50 + count]).logits[0])
+                body.rollback(50)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+@pytest.mark.parametrize("precision", ["whole", "int8", "int4"])
+def test_what_a_plan_leaves_out_is_left_out(both, precision):
+    plans = (FULL, Plan.layers([1]), Plan(attention=frozenset({0, 2}), mlp=frozenset({2, 3})), Plan.layers(range(LAYERS)))
+    for plan in (one.at(precision) for one in plans):
+        found = []
+        for body in both:
+            begin(body, 40)
+            with body.running(plan):
+                body.forward(TEXT[40:43])
+                found.append(body.forward(TEXT[43:44]).logits)
+            # A draft's rows are overwritten.
+            body.rollback(40)
+            found.append(body.forward(TEXT[40:44]).logits)
+        # Views round what goes into each product, wherever whole passes and operators differ.
+        assert off(found[0], found[2]) < (CLOSE if precision == "whole" else 3 * CLOSE)
+        assert off(found[1], found[3]) < CLOSE
+
+
+def test_a_view_is_close_to_the_whole(both):
+    body = both[0]
+    for precision, most in (("int8", 0.1), ("int4", 0.6)):
+        begin(body, 40)
+        exact = body.forward(TEXT[40:44]).logits
+        body.rollback(40)
+        with body.running(FULL.at(precision)):
+            assert 0 < off(body.forward(TEXT[40:44]).logits, exact) < most
+
+
+@pytest.mark.parametrize("length", [3, 60, 400])
+def test_the_chain_of_a_tree_has_the_bits_of_the_chain_alone(both, length):
+    body = both[0]
+    begin(body, length)
+    alone = torch.cat([body.forward([token]).logits for token in TEXT[length : length + 5]])
+    body.rollback(length)
+    tree = body.forward([*TEXT[length : length + 5], 9, 8], parents=[-1, 0, 1, 2, 3, 0, 2])
+    assert torch.equal(tree.logits[:5], alone)
+    body.rollback(length)
+    body.forward(TEXT[length : length + 1])
+    sibling = body.forward([9]).logits
+    assert torch.equal(tree.logits[5:6], sibling)
+
+
+def test_a_path_of_a_tree_is_kept(both):
+    for body in both:
+        begin(body, 20)
+        body.forward([5, 6, 7, 8], parents=[-1, 0, 0, 2])
+        body.keep(20, [0, 2, 3])
+    ours, theirs = (body.forward([9]).logits for body in both)
+    assert off(ours, theirs) < CLOSE
+    body = both[0]
+    begin(body, 20)
+    for token in (5, 7, 8):
+        body.forward([token])
+    # A sibling stands behind tokens that it does not see, and so is summed in another order.
+    assert off(body.forward([9]).logits, ours) < CLOSE
+
+
+def test_the_last_tokens_once_more(both):
+    found = []
+    for body in both:
+        begin(body, 40)
+        found.append(body.replay(TEXT[35:40]))
+        assert body.length == 40
+    assert off(*found) < CLOSE
+
+
+def test_what_lies_behind_the_text_is_not_read(both):
+    body = both[0]
+    begin(body, 37)
+    clean = body.forward(TEXT[37:40]).logits
+    body.rollback(37)
+    for layer in body.cache.layers:
+        layer.keys[:, :, 37:] = float("nan")
+        layer.values[:, :, 37:] = float("nan")
+    assert torch.equal(body.forward(TEXT[37:40]).logits, clean)
+
+
+def test_a_cache_of_another_precision_is_taken_over(both):
+    whole, parts = both
+    theirs = DynamicCache(config=whole.model.config)
+    with torch.no_grad():
+        whole.model(torch.tensor([TEXT[:20]]), past_key_values=theirs)
+    for layer in theirs.layers:
+        layer.keys, layer.values = layer.keys.float(), layer.values.float()
+    found = []
+    for body in (whole, parts):
+        body.release()
+        body.reserve(64)
+        adopt(body, theirs)
+        try:
+            found.append(body.forward(TEXT[20:21]).logits)
+        except RuntimeError as error:
+            found.append(str(error))
+    assert torch.equal(found[0], found[1]) if isinstance(found[0], torch.Tensor) else found[0] == found[1]
+
+
+def test_weights_that_change_are_seen(both):
+    for body in both:
+        with torch.no_grad():
+            body.model.model.layers[1].mlp.down_proj.weight.mul_(-2)
+            body.model.model.layers[2].self_attn.q_proj.weight = torch.nn.Parameter(
+                body.model.model.layers[2].self_attn.q_proj.weight * 2
+            )
+        body.reserve(64)
+    both[1]._whole = None
+    found = [body.forward(TEXT[:9]).logits for body in both]
+    assert off(*found) < CLOSE
+
+
+def test_a_copy_goes_on_by_itself(both):
+    body = both[0]
+    begin(body, 10)
+    expected = body.forward(TEXT[10:12]).logits
+    other = copy.deepcopy(body)
+    for one in (other, body):
+        one.reserve(64)
+        one.forward(TEXT[:10])
+        assert torch.equal(one.forward(TEXT[10:12]).logits, expected)
+    assert other._whole is not None
+    assert other.model.model.embed_tokens.weight.data_ptr() != body.model.model.embed_tokens.weight.data_ptr()
+
+
+@pytest.mark.parametrize(
+    "special", [{"vocab_size": 161}, {"head_dim": 16}, {"hidden_size": 84}, {"intermediate_size": 48}]
+)
+def test_other_shapes_are_run_operator_by_operator(special):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**(BASE | special))).eval().bfloat16()
+    llm = Llm(model)
+    assert llm.body._whole is None
+    plain, drafted = (
+        llm.generate(TEXT[:20], method=method, max_new_tokens=24).token_ids for method in ("vanilla", "auto")
+    )
+    assert plain == drafted
+
+
+def test_texts_by_every_source_are_the_same():
+    llm = Llm(build("llama"))
+    plain = llm.generate(TEXT[:50], method="vanilla", max_new_tokens=80).token_ids
+    for method, options in (
+        ("auto", {}),
+        ("conflayers", {"fallback": False}),
+        ("view", {"precision": "int4"}),
+        ("view", {"precision": "int8"}),
+    ):
+        found = llm.generate(TEXT[:50], method=method, max_new_tokens=80, **options).token_ids
+        assert found == plain, method
