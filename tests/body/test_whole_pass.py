@@ -147,7 +147,12 @@ def test_the_number_of_threads_changes_no_bit(both):
 
 @pytest.mark.parametrize("precision", ["whole", "int8", "int4"])
 def test_what_a_plan_leaves_out_is_left_out(both, precision):
-    plans = (FULL, Plan.layers([1]), Plan(attention=frozenset({0, 2}), mlp=frozenset({2, 3})), Plan.layers(range(LAYERS)))
+    plans = (
+        FULL,
+        Plan.layers([1]),
+        Plan(attention=frozenset({0, 2}), mlp=frozenset({2, 3})),
+        Plan.layers(range(LAYERS)),
+    )
     for plan in (one.at(precision) for one in plans):
         found = []
         for body in both:

@@ -27,7 +27,7 @@ from conflayers.body.native import Native
 from conflayers.body.operators import SHORT, Operators, Seen
 from conflayers.body.portable import PortableBody
 from conflayers.body.steady import MOST_ROWS, attention_steady
-from conflayers.body.trees import later_mask, text_mask
+from conflayers.body.trees import depths, later_mask, replay_mask, text_mask, tree_mask
 from conflayers.body.views import VIEWS
 from conflayers.body.weights import Form, Weights, read_weights
 from conflayers.body.whole_pass import WholePass
@@ -131,7 +131,7 @@ class FastBody(PortableBody):
             self.layout = "plain" if self.layout == "plain" else "auto"
             self._seen_weights = Fingerprint.of(model)
             self._native, self._why_not_compiled = self._kernels()
-            whole = WholePass(self._heads, self._kv_heads, self._width, self._weights.norm)
+            whole = WholePass(self._heads, self._kv_heads, self._width, self._weights.norm, self._weights.embedding)
             alike = self._native is not None and self._windows == {None}
             self._whole = whole if alike and whole.runs(self._weights.target) else None
             self._cos = self._sin = self._later = torch.empty(0)
@@ -176,6 +176,63 @@ class FastBody(PortableBody):
         super().put_back()
         self._plan, self._step = FULL, None
 
+    @torch.no_grad()
+    def forward(
+        self,
+        tokens: Sequence[int],
+        *,
+        parents: Sequence[int] | None = None,
+        rows: int | None = None,
+        record: int = 0,
+    ) -> Pass:
+        """Run `tokens` after the cached ones; see `contract.Body.forward`."""
+        form, count, start = self._short(len(tokens)), len(tokens), self._cache.length
+        if form is None:
+            return super().forward(tokens, parents=parents, rows=rows, record=record)
+        offsets = range(count) if parents is None else depths(parents)
+        mask = None if parents is None else tree_mask(parents, start, None, torch.float32)
+        positions = [start + offset for offset in offsets]
+        return self._run_short(form, tokens, positions, mask, count if rows is None else rows, record)
+
+    @torch.no_grad()
+    def replay(self, tokens: Sequence[int]) -> torch.Tensor:
+        """The last cached tokens once more, each for itself; see `contract.Body.replay`."""
+        form, count, length = self._short(len(tokens)), len(tokens), self.length
+        if form is None:
+            return super().replay(tokens)
+        mask = replay_mask(count, length, None, torch.float32)
+        with self._cache.again(count):
+            return self._run_short(form, tokens, range(length - count, length), mask, count, 0).logits
+
+    def _short(self, count: int) -> Form | None:
+        """The weights of a pass over so many tokens, if it can be one call of the kernels."""
+        ordinary = self._whole is not None and 0 < count <= SHORT and self._step is None and self.fast
+        if not ordinary or not isinstance(self._shift, int) or self._shift:
+            return None
+        assert self._weights is not None
+        assert self._whole is not None
+        form = self._weights.form(self._plan.precision)
+        return form if self._whole.runs(form) and self._whole.takes(self._cache) else None
+
+    def _run_short(
+        self,
+        form: Form,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        mask: torch.Tensor | None,
+        wanted: int,
+        record: int,
+    ) -> Pass:
+        """One pass as one call; `mask` is [1, 1, tokens, columns]."""
+        assert self._whole is not None
+        count = len(tokens)
+        self._cache.check_room(count)
+        bias = None if mask is None else mask[0, 0].contiguous()
+        angles, kept = (self._cos, self._sin), min(record, count)
+        logits, trace = self._whole(form, self._plan, tokens, positions, angles, self._cache, bias, wanted, kept)
+        self._cache.advance(count)
+        return Pass(logits, trace if kept else None)
+
     def _run(self, arguments: Mapping[str, Any], count: int, wanted: int, record: int) -> Pass:
         """One pass; see `PortableBody._run`."""
         if not self.fast or arguments.keys() - {"input_ids", "position_ids", "attention_mask"}:
@@ -186,12 +243,6 @@ class FastBody(PortableBody):
         form = self._weights.form(self._plan.precision)
         states = functional.embedding(arguments["input_ids"][0], self._weights.embedding)
         kept = min(record, count)
-        whole = self._whole if count <= SHORT and self._step is None else None
-        if whole is not None and whole.runs(form) and whole.takes(self._cache):
-            seen = self._seen(arguments, count)
-            logits, trace = whole(form, self._plan, states, self._cache, seen, wanted, kept)
-            self._cache.advance(count)
-            return Pass(logits, trace if kept else None)
         trace = Trace([], [])
         # A draft need not be steady.
         steady = self._plan == FULL and self.steady and not self._cache.is_aside
@@ -233,7 +284,7 @@ class FastBody(PortableBody):
         positions, mask = arguments["position_ids"][0], arguments["attention_mask"]
         return Seen(
             positions=positions,
-            angles=(self._cos[positions, None], self._sin[positions, None]),
+            angles=(self._cos.index_select(0, positions)[:, None], self._sin.index_select(0, positions)[:, None]),
             chain=mask is None,
             whole=mask is None and self._cache.length == 0 and count > 1,
             biased=lambda window: self._bias(window, mask, count),

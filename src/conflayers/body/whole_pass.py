@@ -5,6 +5,8 @@ far sooner than those that are called anew for every product.
 """
 
 import ctypes
+import weakref
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,7 @@ from conflayers.body import kernels
 from conflayers.body.cache import PositionedCache
 from conflayers.body.contract import Trace
 from conflayers.body.native import ATTENDED
-from conflayers.body.operators import SHORT, RmsNorm, Seen
+from conflayers.body.operators import SHORT, RmsNorm
 from conflayers.body.products import Record, Rounded, Tiled
 from conflayers.body.weights import Form
 from conflayers.plan import Plan
@@ -27,8 +29,6 @@ class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, _POINTER) for name in ("norm", "mlp_norm", "q_norm", "k_norm")),
         *((name, Record) for name in ("qkv", "out", "gate_up", "down")),
-        ("keys", _POINTER),
-        ("values", _POINTER),
         ("rotated", _COUNT),
     )
 
@@ -40,7 +40,8 @@ class _Pass(ctypes.Structure):
         *((name, _COUNT) for name in ("layers", "tokens", "length", "wanted", "threads")),
         *((name, _COUNT) for name in ("hidden", "inner", "heads", "kv_heads", "width", "stride", "traced")),
         ("eps", ctypes.c_double),
-        *((name, _POINTER) for name in ("layer", "runs", "norm", "head", "states", "cos", "sin", "bias")),
+        *((name, _POINTER) for name in ("layer", "keys", "values", "runs", "norm", "head")),
+        *((name, _POINTER) for name in ("embedding", "ids", "positions", "cos", "sin", "bias")),
         ("biases", _COUNT),
         *((name, _POINTER) for name in ("trace", "logits", "scratch")),
     )
@@ -55,22 +56,40 @@ class _Prepared:
     head: Record
 
 
+@dataclass(slots=True)
+class _Place:
+    """Where a cache has its keys and values, for as long as it is there.
+
+    Attributes:
+        stride: how far two heads' rows lie apart.
+        fits: whether the kernels can read and write there.
+    """
+
+    cache: weakref.ref[PositionedCache]
+    keys: "ctypes.Array[ctypes.c_void_p]"
+    values: "ctypes.Array[ctypes.c_void_p]"
+    stride: int
+    fits: bool
+
+
 class WholePass:
     """Passes over one model's forms whose products are all the kernels' own.
 
     Args:
         heads, kv_heads, width: of the attention.
         norm: of what goes into the head.
+        embedding: [vocabulary, hidden].
     """
 
-    def __init__(self, heads: int, kv_heads: int, width: int, norm: RmsNorm) -> None:
-        self.heads, self.kv_heads, self.width, self.norm = heads, kv_heads, width, norm
+    def __init__(self, heads: int, kv_heads: int, width: int, norm: RmsNorm, embedding: torch.Tensor) -> None:
+        self.heads, self.kv_heads, self.width, self.norm, self.embedding = heads, kv_heads, width, norm, embedding
         # By a form's identity; None for those that cannot be run.
         self._prepared: dict[int, _Prepared | None] = {}
+        self._place: _Place | None = None
         self._scratch = torch.empty(0, dtype=torch.uint8, device="cpu")
 
-    def __reduce__(self) -> tuple[type["WholePass"], tuple[int, int, int, RmsNorm]]:
-        return WholePass, (self.heads, self.kv_heads, self.width, self.norm)
+    def __reduce__(self) -> tuple[type["WholePass"], tuple[int, int, int, RmsNorm, torch.Tensor]]:
+        return WholePass, (self.heads, self.kv_heads, self.width, self.norm, self.embedding)
 
     def runs(self, form: Form) -> bool:
         """Whether passes over this form can be run here."""
@@ -81,36 +100,38 @@ class WholePass:
 
     def takes(self, cache: PositionedCache) -> bool:
         """Whether keys and values can be read and written there; makes them if there are none yet."""
-        if cache.is_aside:
-            return False
+        if self._place is None or self._place.cache() is not cache:
+            self._place = self._find(cache)
+        return self._place.fits and not cache.is_aside
+
+    def _find(self, cache: PositionedCache) -> _Place:
+        nothing = self.norm.weight.new_empty(1, self.kv_heads, 0, self.width)
         for layer in cache.layers:
             if not layer.is_initialized:
-                nothing = self.norm.weight.new_empty(1, self.kv_heads, 0, self.width)
                 layer.lazy_initialization(nothing, nothing)
-            # Whoever hands over a cache may have computed in another precision.
-            if layer.keys.dtype != torch.bfloat16 or layer.values.dtype != torch.bfloat16:
-                return False
-        return True
+        parts = [[layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]]
+        keys, values = ((_POINTER * len(part))(*(one.data_ptr() for one in part)) for part in parts)
+        # Whoever hands over a cache may have computed in another precision.
+        fits = all(one.dtype == torch.bfloat16 for part in parts for one in part)
+        return _Place(weakref.ref(cache), keys, values, parts[0][0].stride(1), fits)
 
     @torch.no_grad()
     def steady(self, form: Form) -> bool:
         """Whether a few tokens at once have the bits that they have one by one, as two layers and a text tell."""
         generator = torch.Generator().manual_seed(0)
-
-        def drawn(*shape: int) -> torch.Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu").to(torch.bfloat16)
-
-        given, turned = drawn(SHORT, len(self.norm.weight)), drawn(2, SHORT, self.width)
+        tables = torch.randn(2, SHORT, self.width, generator=generator, dtype=torch.float32, device="cpu")
+        cos, sin = tables.to(torch.bfloat16)
         plan = Plan.layers(range(2, len(form.layers)))
+        text = [i * 37 % len(self.embedding) for i in range(SHORT)]
 
         def run(at_once: int) -> torch.Tensor:
             cache, outs = PositionedCache([None] * len(form.layers), SHORT), []
-            self.takes(cache)
-            for some, cos, sin in zip(*(torch.split(one, at_once) for one in (given, *turned)), strict=True):
-                positions = torch.arange(cache.length, cache.length + len(some), device="cpu")
-                seen = Seen(positions, (cos, sin), True, False, lambda _: None, self.heads // self.kv_heads, True)
-                outs.append(self(form, plan, some.clone(), cache, seen, len(some), 0)[0])
-                cache.advance(len(some))
+            for start in range(0, SHORT, at_once):
+                positions = range(start, min(start + at_once, SHORT))
+                tokens = [text[position] for position in positions]
+                assert self.takes(cache)
+                outs.append(self(form, plan, tokens, positions, (cos, sin), cache, None, len(tokens), 0)[0])
+                cache.advance(len(tokens))
             return torch.cat(outs)
 
         alone = run(1)
@@ -120,9 +141,11 @@ class WholePass:
         self,
         form: Form,
         plan: Plan,
-        states: torch.Tensor,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        angles: tuple[torch.Tensor, torch.Tensor],
         cache: PositionedCache,
-        seen: Seen,
+        bias: torch.Tensor | None,
         wanted: int,
         traced: int,
     ) -> tuple[torch.Tensor, Trace]:
@@ -131,29 +154,35 @@ class WholePass:
         Args:
             form: one that `runs` has nothing against.
             plan: what to leave out.
-            states: embeddings [tokens, hidden]; they are changed.
-            cache: one that `takes` has nothing against.
-            seen: what the tokens see.
+            tokens: up to `SHORT`.
+            positions: of every token, in `angles`.
+            angles: cosine and sine of every position, [positions, width]; the sine carries the sign of the rotation.
+            cache: the one that `takes` was last asked about, and had nothing against.
+            bias: what to add to scores, [tokens, columns] in float32; None where each token sees all before it.
             wanted: rows of logits, of the last tokens.
             traced: rows to keep of what sublayers put out, of the last tokens.
 
         Returns:
             Logits [wanted, vocabulary]; what the sublayers that ran put out.
+
+        Raises:
+            IndexError: the model has no such token.
         """
-        prepared, (tokens, hidden) = self._prepared[id(form)], states.shape
+        prepared, place = self._prepared[id(form)], self._place
         assert prepared is not None
-        assert seen.angles is not None
+        assert place is not None
+        if min(tokens) < 0 or max(tokens) >= len(self.embedding):
+            raise IndexError(f"tokens are 0 to {len(self.embedding) - 1}, and one is {min(tokens)} or {max(tokens)}")
+        few, hidden = ctypes.c_int64 * len(tokens), self.embedding.shape[1]
+        ids, places = few(*tokens), few(*positions)
         # Of every layer 1 for its attention, 2 for its MLP.
         count = len(form.layers)
         runs = (ctypes.c_uint8 * count)(*((i not in plan.attention) + 2 * (i not in plan.mlp) for i in range(count)))
-        stride = _point_at(prepared.layers, cache)
-        bias = None if seen.chain else seen.exact(None)
-        cos, sin = seen.angles
-        logits = states.new_empty(wanted, prepared.head.outs)
-        kept = states.new_empty(sum(map(int.bit_count, runs)) if traced else 0, traced, hidden)
+        logits = self.embedding.new_empty(wanted, prepared.head.outs)
+        kept = self.embedding.new_empty(sum(map(int.bit_count, runs)) if traced else 0, traced, hidden)
         given = _Pass(
             layers=count,
-            tokens=tokens,
+            tokens=len(tokens),
             length=cache.length,
             wanted=wanted,
             threads=torch.get_num_threads(),
@@ -162,16 +191,20 @@ class WholePass:
             heads=self.heads,
             kv_heads=self.kv_heads,
             width=self.width,
-            stride=stride,
+            stride=place.stride,
             traced=traced,
             eps=self.norm.eps,
             layer=ctypes.addressof(prepared.layers),
+            keys=ctypes.addressof(place.keys),
+            values=ctypes.addressof(place.values),
             runs=ctypes.addressof(runs),
             norm=self.norm.weight.data_ptr(),
             head=ctypes.addressof(prepared.head),
-            states=states.data_ptr(),
-            cos=cos.data_ptr(),
-            sin=sin.data_ptr(),
+            embedding=self.embedding.data_ptr(),
+            ids=ctypes.addressof(ids),
+            positions=ctypes.addressof(places),
+            cos=angles[0].data_ptr(),
+            sin=angles[1].data_ptr(),
             bias=None if bias is None else bias.data_ptr(),
             biases=0 if bias is None else bias.shape[1],
             trace=kept.data_ptr(),
@@ -185,13 +218,17 @@ class WholePass:
             self._scratch = torch.empty(needed * 3 // 2, dtype=torch.uint8, device="cpu")
         given.scratch = self._scratch.data_ptr()
         found.run_pass(ctypes.byref(given))
-        parts, trace = iter(kept), Trace([], [])
-        for run in runs if traced else ():
-            if run & 1:
-                trace.attention.append(next(parts))
-            if run & 2:
-                trace.mlp.append(next(parts))
-        return logits, trace
+        return logits, _trace(kept, runs) if traced else Trace([], [])
+
+
+def _trace(kept: torch.Tensor, runs: Iterable[int]) -> Trace:
+    parts, trace = iter(kept), Trace([], [])
+    for run in runs:
+        if run & 1:
+            trace.attention.append(next(parts))
+        if run & 2:
+            trace.mlp.append(next(parts))
+    return trace
 
 
 def _records(form: Form) -> "tuple[ctypes.Array[_Layer], Record]":
@@ -210,11 +247,3 @@ def _records(form: Form) -> "tuple[ctypes.Array[_Layer], Record]":
 def _record_of(product: object) -> Record:
     assert isinstance(product, Tiled | Rounded)
     return product.record
-
-
-def _point_at(layers: "ctypes.Array[_Layer]", cache: PositionedCache) -> int:
-    """Where keys and values are now; returns how far two heads' rows lie apart."""
-    stride = 0
-    for layer, cached in zip(layers, cache.layers, strict=True):
-        layer.keys, layer.values, stride = cached.keys.data_ptr(), cached.values.data_ptr(), cached.keys.stride(1)
-    return stride

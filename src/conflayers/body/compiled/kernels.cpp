@@ -15,7 +15,7 @@
     extern "C" void turn_##NAME(const T* mixed, const T* q_norm, const T* k_norm, float eps, const T* cos,            \
                                 const T* sin, T* queries, T* keys, T* values, int64_t stride, int64_t tokens,         \
                                 int64_t heads, int64_t kv_heads, int64_t width) {                                     \
-        Turn<T> all{mixed, q_norm, k_norm, eps,    cos,   sin,      queries,                                          \
+        Turn<T> all{mixed, q_norm, k_norm, eps,    cos,   sin,      nullptr, queries,                                 \
                     keys,  values, stride, tokens, heads, kv_heads, width};                                           \
         for (int64_t token = 0; token < tokens; token++)                                                              \
             for (int64_t part = 0; part < all.parts(); part++) all.one(token, part);                                  \

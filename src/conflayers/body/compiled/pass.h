@@ -13,8 +13,6 @@ struct Layer {
     // Of each head, or null.
     const bfloat16 *q_norm, *k_norm;
     Product qkv, out, gate_up, down;
-    // From the row of the first token of this pass on, and where the cache begins.
-    bfloat16 *keys, *values;
     int64_t rotated;
 };
 
@@ -28,11 +26,14 @@ struct Pass {
     int64_t traced;
     double eps;
     const Layer* layer;
+    // Of every layer where its cache begins.
+    bfloat16 *const *keys, *const *values;
     const uint8_t* runs;
     const bfloat16* norm;
     const Product* head;
-    // [tokens][hidden]; they are changed.
-    bfloat16* states;
+    // [vocabulary][hidden]; and of every token its row there, and of `cos` and `sin`.
+    const bfloat16* embedding;
+    const int64_t *ids, *positions;
     const bfloat16 *cos, *sin;
     // What to add to scores, [tokens][biases]; null where each token sees all before it.
     const float* bias;
@@ -50,9 +51,9 @@ struct Pass {
         int64_t rounded = Input::own_bytes(widest()), scores = TileRows::bytes(width, length + tokens);
         return ((rounded > scores ? rounded : scores) + 63) / 64 * 64;
     }
-    // Rows of bfloat16 that all members share: normed, mixed, queries, attended, what is added, gates, gated, packed.
+    // Rows of bfloat16 that all members share: states, normed, mixed, queries, attended, what is added, gates, gated, packed.
     int64_t shared_bytes() const {
-        int64_t columns = 2 * hidden + mixed() + 2 * heads * width + 3 * inner;
+        int64_t columns = 3 * hidden + mixed() + 2 * heads * width + 3 * inner;
         return (tokens * columns * int64_t(sizeof(bfloat16)) + Input::shared_bytes(widest()) + 63) / 64 * 64;
     }
     int64_t bytes() const { return shared_bytes() + threads * own_bytes(); }
@@ -66,7 +67,7 @@ class Member {
     Member(const Pass& pass, const Team& team) : pass(pass), team(team) {
         auto at = reinterpret_cast<bfloat16*>(pass.scratch);
         auto take = [&](int64_t columns) { return at += pass.tokens * columns, at - pass.tokens * columns; };
-        normed = take(pass.hidden), added = take(pass.hidden), mixed = take(pass.mixed());
+        states = take(pass.hidden), normed = take(pass.hidden), added = take(pass.hidden), mixed = take(pass.mixed());
         queries = take(pass.heads * pass.width), attended = take(pass.heads * pass.width);
         gate_up = take(2 * pass.inner), gated_up = take(pass.inner);
         packed = reinterpret_cast<char*>(at);
@@ -74,10 +75,15 @@ class Member {
     }
 
     void run() {
+        const int64_t hidden = pass.hidden;
+        team.share(pass.tokens, [&](int64_t token) {
+            std::memcpy(states + token * hidden, pass.embedding + pass.ids[token] * hidden, hidden * sizeof(bfloat16));
+        });
+        // No need to meet: whoever embeds a token norms it.
         {
             Tiles tiles(pass.tokens);
             for (int64_t i = 0; i < pass.layers; i++) {
-                if (pass.runs[i] & ATTENTION) attention(pass.layer[i]);
+                if (pass.runs[i] & ATTENTION) attention(pass.layer[i], pass.keys[i], pass.values[i]);
                 if (pass.runs[i] & MLP) mlp(pass.layer[i]);
             }
         }
@@ -90,7 +96,7 @@ class Member {
   private:
     const Pass& pass;
     const Team& team;
-    bfloat16 *normed, *added, *mixed, *queries, *attended, *gate_up, *gated_up;
+    bfloat16 *states, *normed, *added, *mixed, *queries, *attended, *gate_up, *gated_up;
     char *packed, *own;
     // Sublayers that have run; the last one's output is not added yet.
     int64_t done = 0;
@@ -106,12 +112,12 @@ class Member {
             if (done && kept >= 0)
                 std::memcpy(pass.trace + ((done - 1) * pass.traced + kept) * pass.hidden, added + at,
                             pass.hidden * sizeof(bfloat16));
-            ::norm(pass.states + at, done ? added + at : nullptr, weight, float(pass.eps), normed + at, pass.hidden);
+            ::norm(states + at, done ? added + at : nullptr, weight, float(pass.eps), normed + at, pass.hidden);
         });
         team.wait();
     }
 
-    void attention(const Layer& layer) {
+    void attention(const Layer& layer, bfloat16* keys, bfloat16* values) {
         norm(layer.norm);
         input(layer.qkv, normed, pass.tokens).multiply(layer.qkv, mixed, team);
         team.wait();
@@ -122,9 +128,10 @@ class Member {
                                   float(pass.eps),
                                   layer.rotated ? pass.cos : nullptr,
                                   layer.rotated ? pass.sin : nullptr,
+                                  pass.positions,
                                   queries,
-                                  layer.keys + start,
-                                  layer.values + start,
+                                  keys + start,
+                                  values + start,
                                   pass.stride,
                                   pass.tokens,
                                   pass.heads,
@@ -132,8 +139,8 @@ class Member {
                                   pass.width};
         team.share(pass.tokens * turn.parts(), [&](int64_t i) { turn.one(i / turn.parts(), i % turn.parts()); });
         team.wait();
-        const Attention<bfloat16> attention{queries,     layer.keys,      layer.values, pass.bias,  pass.biases,
-                                            pass.stride, pass.length + 1, pass.tokens,  pass.heads, pass.kv_heads,
+        const Attention<bfloat16> attention{queries,     keys,            values,      pass.bias,  pass.biases,
+                                            pass.stride, pass.length + 1, pass.tokens, pass.heads, pass.kv_heads,
                                             pass.width,  1 / std::sqrt(float(pass.width))};
         {
             Tiles tiles(TILE);

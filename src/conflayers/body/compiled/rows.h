@@ -61,8 +61,10 @@ template <class T>
 struct Turn {
     const T *mixed, *q_norm, *k_norm;
     float eps;
-    // Of every token; none where nothing is rotated.
+    // Of every position; null where nothing is rotated.
     const T *cos, *sin;
+    // Of every token; null where they are those from the first on.
+    const int64_t* positions;
     T *queries, *keys, *values;
     int64_t stride, tokens, heads, kv_heads, width;
 
@@ -71,7 +73,8 @@ struct Turn {
     // A query, a key or a value of a token.
     void one(int64_t token, int64_t part) const {
         const T* from = mixed + (token * parts() + part) * width;
-        const T *c = cos ? cos + token * width : cos, *s = cos ? sin + token * width : sin;
+        int64_t angle = (positions ? positions[token] : token) * width;
+        const T *c = cos ? cos + angle : cos, *s = cos ? sin + angle : sin;
         if (part < heads)
             return turned(from, q_norm, eps, c, s, queries + (part * tokens + token) * width, width);
         part -= heads;
