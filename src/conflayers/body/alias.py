@@ -60,8 +60,10 @@ def converted_model() -> Path | None:
     folder = cache_folder() / _CONVERTED
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        whole = manifest == _describe(folder)
-    except (OSError, ValueError):
+        # A file is read whole only if somebody has touched it since.
+        untouched = manifest.pop("stamps") == _stamps(folder)
+        whole = manifest == _describe(folder, manifest["files"] if untouched else None)
+    except (OSError, ValueError, LookupError):
         return None
     return folder if whole else None
 
@@ -74,7 +76,7 @@ def keep_converted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
             made = scratch / "made"
             model.save_pretrained(made)
             tokenizer.save_pretrained(made)
-            (made / _MANIFEST).write_text(json.dumps(_describe(made)), encoding="utf-8")
+            (made / _MANIFEST).write_text(json.dumps({"stamps": _stamps(made), **_describe(made)}), encoding="utf-8")
             if target.exists():
                 target.replace(scratch / "old")
             made.replace(target)
@@ -87,14 +89,22 @@ def keep_converted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return target
 
 
-def _describe(folder: Path) -> dict[str, object]:
-    """What a conversion depends on and what it came to: compared as a whole."""
-    files = sorted(path for path in folder.iterdir() if path.name != _MANIFEST)
+def _describe(folder: Path, digests: dict[str, str] | None = None) -> dict[str, object]:
+    """What a conversion depends on and what it came to, compared as a whole; `digests` where they are known."""
     return {
         "source": GGUF_SHA256,
         "versions": {name: importlib.metadata.version(name) for name in ("gguf", "transformers")},
-        "files": {path.name: sha256(path) for path in files},
+        "files": digests or {path.name: sha256(path) for path in _files(folder)},
     }
+
+
+def _stamps(folder: Path) -> dict[str, list[int]]:
+    """Of every file its size and when it was last written to."""
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in _files(folder)}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name != _MANIFEST)
 
 
 def _is_whole(path: Path) -> bool:

@@ -41,6 +41,7 @@ _OF_PASSES: dict[str, tuple[list[Any], Any]] = {
     "has_products": ([], _COUNT),
     "product_bytes": ([_POINTER, _COUNT], _COUNT),
     "multiply": ([_POINTER, _POINTER, _COUNT, _COUNT, _POINTER, _POINTER], None),
+    "round_matrix": ([_COUNT, _POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _POINTER], None),
     "pass_bytes": ([_POINTER], _COUNT),
     "run_pass": ([_POINTER], None),
 }

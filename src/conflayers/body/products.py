@@ -122,28 +122,26 @@ def tiled(linear: Linear) -> Tiled:
 
 def int8(linear: Linear) -> Rounded:
     """Whole numbers of 8 bits, one scale a row."""
-    weight = linear.weight.float()
-    scale = (weight.abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
-    whole = (weight / scale[:, None]).round_().add_(128).to(torch.uint8)
-    # Of 16 outs every group: 4 inputs of one out after the other.
-    laid_out = whole.view(-1, OUTS, weight.shape[1] // 4, 4).permute(0, 2, 1, 3).contiguous()
-    return _rounded(_INT8, laid_out, scale, linear.bias, weight.shape[1])
+    return _round(_INT8, linear, bytes_of_16=OUTS * linear.weight.shape[1], scales=(OUTS,), kind=torch.float32)
 
 
 def int4(linear: Linear) -> Rounded:
     """Whole numbers of 4 bits in groups along the input, with a scale and a lowest value each."""
     ins = linear.weight.shape[1]
-    groups = linear.weight.float().view(len(linear.weight), -1, GROUP)
-    low, high = groups.aminmax(dim=-1)
-    scale = ((high - low) / 15).clamp_(min=1e-6)
-    # What a number stands for goes by the scale as it is kept.
-    scale, low = scale.to(torch.bfloat16), low.to(torch.bfloat16)
-    whole = ((groups - low[..., None]) / scale[..., None]).round_().clamp_(0, 15).to(torch.uint8)
-    # Block, out, group, half of the group, four of it, which of the four.
-    first, second = whole.view(-1, OUTS, ins // GROUP, 2, 4, 4).permute(3, 0, 2, 4, 1, 5)
-    laid_out = (first | second << 4).contiguous()
-    of_groups = torch.stack([scale, low], -1).view(-1, OUTS, ins // GROUP, 2).transpose(1, 2).contiguous()
-    return _rounded(_INT4, laid_out, of_groups, linear.bias, ins)
+    return _round(_INT4, linear, bytes_of_16=OUTS * ins // 2, scales=(ins // GROUP, OUTS, 2), kind=torch.bfloat16)
+
+
+def _round(kind_of_view: int, linear: Linear, bytes_of_16: int, scales: tuple[int, ...], kind: torch.dtype) -> Rounded:
+    found = kernels.library()
+    assert not isinstance(found, str)
+    weight = linear.weight.contiguous()
+    outs, ins = weight.shape
+    whole = torch.empty(outs // OUTS, bytes_of_16, dtype=torch.uint8, device="cpu")
+    made = torch.empty(outs // OUTS, *scales, dtype=kind, device="cpu")
+    found.round_matrix(
+        kind_of_view, weight.data_ptr(), outs, ins, torch.get_num_threads(), whole.data_ptr(), made.data_ptr()
+    )
+    return _rounded(kind_of_view, whole, made, linear.bias, ins)
 
 
 def _rounded(kind: int, weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None, ins: int) -> Rounded:

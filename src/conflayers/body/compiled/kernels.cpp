@@ -1,6 +1,7 @@
 // What is called from Python, for a few rows in the processor's memory: a layer's operators one by one, and whole passes.
 #include "attention.h"
 #include "pass.h"
+#include "rounding.h"
 #include "rows.h"
 
 #define KERNELS(T, NAME)                                                                                              \
@@ -43,6 +44,10 @@ extern "C" void multiply(const Product* product, const bfloat16* x, int64_t toke
 extern "C" int64_t product_bytes(const Product* product, int64_t threads) {
     return Input::shared_bytes(product->ins) + threads * Input::own_bytes(product->ins);
 }
+extern "C" void round_matrix(int64_t kind, const bfloat16* weight, int64_t outs, int64_t ins, int64_t threads,
+                             uint8_t* to, void* scales) {
+    round_matrix(Kind(kind), weight, outs, ins, threads, to, scales);
+}
 
 #else
 
@@ -51,5 +56,6 @@ extern "C" int64_t pass_bytes(const void*) { return 0; }
 extern "C" void run_pass(const void*) {}
 extern "C" void multiply(const void*, const void*, int64_t, int64_t, char*, void*) {}
 extern "C" int64_t product_bytes(const void*, int64_t) { return 0; }
+extern "C" void round_matrix(int64_t, const void*, int64_t, int64_t, int64_t, void*, void*) {}
 
 #endif

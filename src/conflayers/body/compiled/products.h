@@ -206,11 +206,11 @@ inline __m512i four(const int8_t* whole) {
 }
 
 inline void ask_for(const uint8_t* at, int64_t bytes) {
-    for (int64_t byte = 0; byte < bytes; byte += 64) _mm_prefetch(reinterpret_cast<const char*>(at + byte), _MM_HINT_T0);
+    for (int64_t byte = 0; byte < bytes; byte += 64) _mm_prefetch(reinterpret_cast<const char*>(at + byte), _MM_HINT_T1);
 }
 
 // Bytes ahead of what is read that are asked for.
-constexpr int64_t AHEAD = 2048;
+constexpr int64_t AHEAD = 8192;
 
 // 16 outputs of one token; `weight` are theirs.
 inline floats multiply_int4(const uint8_t* weight, const uint8_t* scales, const Rounded& x, int64_t ins) {

@@ -13,6 +13,8 @@ constexpr int64_t COLUMNS = 32;
 
 // What one unit of the processor writes another reads late: so much is written before any of it is read.
 constexpr int64_t BATCH = 4;
+// Columns ahead of what is read that are asked for.
+constexpr int64_t FAR = 512;
 
 inline int64_t whole_columns(int64_t columns) { return (columns + COLUMNS - 1) / COLUMNS * COLUMNS; }
 
@@ -70,7 +72,7 @@ class TileRows {
             const bfloat16* one = keys + at * all.width;
             // Of an odd block the last is computed twice.
             const int64_t more = at + COLUMNS < end ? COLUMNS * all.width : 0;
-            ask_for(reinterpret_cast<const uint8_t*>(one + BATCH * COLUMNS * all.width), 2 * COLUMNS * apart);
+            ask_for(reinterpret_cast<const uint8_t*>(one + FAR * all.width), 2 * COLUMNS * apart);
             ZERO_TILE(0);
             ZERO_TILE(1);
             ZERO_TILE(2);
@@ -92,25 +94,49 @@ class TileRows {
             STORE_TILE(2, to + 2 * TILE * TILE, 64);
             STORE_TILE(3, to + 3 * TILE * TILE, 64);
         }
-        const __m512i column = _mm512_set_epi32(240, 224, 208, 192, 176, 160, 144, 128, 112, 96, 80, 64, 48, 32, 16, 0);
         for (int64_t at = from; at < end; at += TILE)
-            for (int64_t row = 0; row < rows; row++)
-                _mm512_storeu_ps(scores + row * room + at,
-                                 _mm512_mul_ps(_mm512_i32gather_ps(column, found[(at - from) / TILE] + row, 4),
-                                               _mm512_set1_ps(all.scale)));
+            for (int64_t row = 0; row < rows; row += 4)
+                turn_over(found[(at - from) / TILE] + row, rows - row, scores + row * room + at);
     }
 
-    // Pairs of columns side by side, as tiles read them; zeros behind the last.
-    void pair_up(const bfloat16* values, int64_t at, uint32_t* to) const {
-        for (int64_t column = at; column < at + COLUMNS; column += 2, to += TILE, values += 2 * all.width) {
+    // Of 16 columns the scores of up to four rows, which lie side by side, to rows.
+    void turn_over(const float* found, int64_t rows, float* to) const {
+        __m512 columns[4];
+        for (int64_t i = 0; i < 4; i++) {
+            columns[i] = _mm512_castps128_ps512(_mm_load_ps(found + i * TILE));
+            columns[i] = _mm512_insertf32x4(columns[i], _mm_load_ps(found + (i + 4) * TILE), 1);
+            columns[i] = _mm512_insertf32x4(columns[i], _mm_load_ps(found + (i + 8) * TILE), 2);
+            columns[i] = _mm512_insertf32x4(columns[i], _mm_load_ps(found + (i + 12) * TILE), 3);
+        }
+        const __m512 scale = _mm512_set1_ps(all.scale);
+        __m512 low = _mm512_unpacklo_ps(columns[0], columns[1]), high = _mm512_unpacklo_ps(columns[2], columns[3]);
+        _mm512_storeu_ps(to, _mm512_mul_ps(_mm512_shuffle_ps(low, high, 0x44), scale));
+        if (rows > 1) _mm512_storeu_ps(to + room, _mm512_mul_ps(_mm512_shuffle_ps(low, high, 0xee), scale));
+        if (rows < 3) return;
+        low = _mm512_unpackhi_ps(columns[0], columns[1]), high = _mm512_unpackhi_ps(columns[2], columns[3]);
+        _mm512_storeu_ps(to + 2 * room, _mm512_mul_ps(_mm512_shuffle_ps(low, high, 0x44), scale));
+        if (rows > 3) _mm512_storeu_ps(to + 3 * room, _mm512_mul_ps(_mm512_shuffle_ps(low, high, 0xee), scale));
+    }
+
+    // Of two tiles' width of values pairs of columns side by side, as tiles read them; zeros behind the last.
+    void pair_up(const bfloat16* values, int64_t at, uint32_t (*to)[COLUMNS / 2 * TILE]) const {
+        const __m512i first = _mm512_loadu_si512(PAIRED[0]), second = _mm512_loadu_si512(PAIRED[1]);
+        for (int64_t pair = 0; pair < COLUMNS / 2; pair++, values += 2 * all.width) {
             __m512i one = _mm512_setzero_si512(), other = one;
-            if (column < most)
-                one = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
-            if (column + 1 < most)
-                other = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + all.width)));
-            _mm512_store_si512(to, _mm512_or_si512(one, _mm512_slli_epi32(other, 16)));
+            if (at + 2 * pair < most) one = _mm512_loadu_si512(values);
+            if (at + 2 * pair + 1 < most) other = _mm512_loadu_si512(values + all.width);
+            _mm512_store_si512(to[0] + pair * TILE, _mm512_permutex2var_epi16(one, first, other));
+            _mm512_store_si512(to[1] + pair * TILE, _mm512_permutex2var_epi16(one, second, other));
         }
     }
+
+    // Which numbers of two rows come after each other: 0, 32, 1, 33 and so on.
+    static constexpr uint16_t PAIRED[2][COLUMNS] = {
+        {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+         24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63},
+    };
 
     // Up to four tiles' width of values, from `from` on.
     void mix(const bfloat16* values, int64_t head, int64_t first, int64_t rows, int64_t from, bfloat16* out) {
@@ -125,10 +151,10 @@ class TileRows {
             const int64_t end = start + BATCH * COLUMNS < room ? start + BATCH * COLUMNS : room;
             auto block = paired;
             for (int64_t at = start; at < end; at += COLUMNS, block += 4) {
-                auto ahead = reinterpret_cast<const uint8_t*>(values + (at + BATCH * COLUMNS) * all.width);
+                auto ahead = reinterpret_cast<const uint8_t*>(values + (at + FAR) * all.width);
                 ask_for(ahead, COLUMNS * all.width * 2);
-                for (int64_t tile = 0; tile < tiles; tile++)
-                    pair_up(values + at * all.width + from + tile * TILE, at, block[tile]);
+                for (int64_t tile = 0; tile < tiles; tile += 2)
+                    pair_up(values + at * all.width + from + tile * TILE, at, block + tile);
             }
             block = paired;
             for (int64_t at = start; at < end; at += COLUMNS, block += 4) {
