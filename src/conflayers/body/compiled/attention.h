@@ -51,8 +51,8 @@ inline void unpack(const T* x, int64_t columns, floats* block) {
 }
 
 // Scores to what they weigh, not yet divided by their sum, which is returned. Columns behind the first `seen`, and
-// those that the bias hides, weigh nothing at all.
-inline float weighed(float* scores, const float* bias, int64_t seen, int64_t room) {
+// those that the bias hides, weigh nothing at all. `most` becomes the highest score.
+inline float weighed(float* scores, const float* bias, int64_t seen, int64_t room, float* most = nullptr) {
     if (bias)
         for (int64_t column = 0; column < seen; column++)
             scores[column] = bias[column] < -1e30f ? -INFINITY : scores[column] + bias[column];
@@ -70,6 +70,7 @@ inline float weighed(float* scores, const float* bias, int64_t seen, int64_t roo
         std::memcpy(scores + at, &some, sizeof some);
         total += some;
     }
+    if (most) *most = highest;
     return sum(total);
 }
 

@@ -48,13 +48,15 @@ struct Pass {
     }
     // Of each member, a whole number of cache lines.
     int64_t own_bytes() const {
-        int64_t rounded = Input::own_bytes(widest()), scores = TileRows::bytes(width, length + tokens);
+        int64_t rounded = Input::own_bytes(widest()), scores = TileRows::bytes(width);
         return ((rounded > scores ? rounded : scores) + 63) / 64 * 64;
     }
-    // Rows of bfloat16 that all members share: states, normed, mixed, queries, attended, what is added, gates, gated, packed.
+    int64_t found_bytes() const { return Found::bytes(heads * tokens, length + tokens, width); }
+    // All members share rows of bfloat16: states, normed, mixed, queries, attended, what is added, gates, gated, packed.
     int64_t shared_bytes() const {
         int64_t columns = 3 * hidden + mixed() + 2 * heads * width + 3 * inner;
-        return (tokens * columns * int64_t(sizeof(bfloat16)) + Input::shared_bytes(widest()) + 63) / 64 * 64;
+        int64_t rows = tokens * columns * int64_t(sizeof(bfloat16));
+        return (rows + Input::shared_bytes(widest()) + found_bytes() + 63) / 64 * 64;
     }
     int64_t bytes() const { return shared_bytes() + threads * own_bytes(); }
 
@@ -71,6 +73,7 @@ class Member {
         queries = take(pass.heads * pass.width), attended = take(pass.heads * pass.width);
         gate_up = take(2 * pass.inner), gated_up = take(pass.inner);
         packed = reinterpret_cast<char*>(at);
+        found = packed + Input::shared_bytes(pass.widest());
         own = pass.scratch + pass.shared_bytes() + team.member * pass.own_bytes();
     }
 
@@ -97,7 +100,7 @@ class Member {
     const Pass& pass;
     const Team& team;
     bfloat16 *states, *normed, *added, *mixed, *queries, *attended, *gate_up, *gated_up;
-    char *packed, *own;
+    char *packed, *found, *own;
     // Sublayers that have run; the last one's output is not added yet.
     int64_t done = 0;
 
@@ -142,10 +145,7 @@ class Member {
         const Attention<bfloat16> attention{queries,     keys,            values,      pass.bias,  pass.biases,
                                             pass.stride, pass.length + 1, pass.tokens, pass.heads, pass.kv_heads,
                                             pass.width,  1 / std::sqrt(float(pass.width))};
-        {
-            Tiles tiles(TILE);
-            attend_tiles(attention, team.first(pass.heads), team.last(pass.heads), own, attended);
-        }
+        attend_tiles(attention, team, found, own, attended);
         team.wait();
         input(layer.out, attended, pass.tokens).multiply(layer.out, added, team);
         team.wait();

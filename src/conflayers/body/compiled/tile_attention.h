@@ -16,57 +16,89 @@ constexpr int64_t BATCH = 4;
 // Columns ahead of what is read that are asked for.
 constexpr int64_t FAR = 512;
 
-inline int64_t whole_columns(int64_t columns) { return (columns + COLUMNS - 1) / COLUMNS * COLUMNS; }
+// Columns that are weighed by themselves, so that threads may share a text: always the same, for rows to have the same
+// bits in any company.
+constexpr int64_t CHUNK = 256;
 
-// Up to 16 query rows that share keys and values; more are computed 16 by 16.
+inline floats float_from(const float* x) {
+    floats out;
+    std::memcpy(&out, x, sizeof out);
+    return out;
+}
+
+inline int64_t whole(int64_t number, int64_t of) { return (number + of - 1) / of; }
+
+// What each row of queries, [heads][tokens], found in every chunk: highest score, sum of weights, and values by them.
+struct Found {
+    float* memory;
+    int64_t chunks, width;
+
+    static int64_t bytes(int64_t rows, int64_t columns, int64_t width) {
+        return rows * whole(columns, CHUNK) * (width + 2) * int64_t(sizeof(float));
+    }
+    float* at(int64_t row, int64_t chunk) const { return memory + (row * chunks + chunk) * (width + 2); }
+
+    // A row over all chunks.
+    void join(int64_t row, bfloat16* out) const {
+        float most = -INFINITY, total = 0;
+        for (int64_t chunk = 0; chunk < chunks; chunk++) most = std::fmax(most, at(row, chunk)[0]);
+        floats mixed[8] = {};
+        for (int64_t chunk = 0; chunk < chunks; chunk++) {
+            const float *one = at(row, chunk), share = std::exp(one[0] - most);
+            total += share * one[1];
+            for (int64_t v = 0; v < width / LANES; v++) mixed[v] += share * float_from(one + 2 + v * LANES);
+        }
+        for (int64_t v = 0; v < width / LANES; v++) put16(mixed[v] / total, out + v * LANES);
+    }
+};
+
+// Up to 16 query rows of one key-value head, and a chunk of its columns.
 class TileRows {
   public:
-    static int64_t bytes(int64_t width, int64_t columns) {
-        int64_t words = TILE * width / 2 + TILE, room = whole_columns(columns);
-        return words * 4 + TILE * room * int64_t(sizeof(float) + sizeof(bfloat16));
+    static int64_t bytes(int64_t width) {
+        return TILE * (width / 2 * 4 + CHUNK * int64_t(sizeof(float) + sizeof(bfloat16)));
     }
 
-    TileRows(const Attention<bfloat16>& all, char* memory) : all(all), most(all.columns + all.tokens - 1) {
-        room = whole_columns(most);
+    TileRows(const Attention<bfloat16>& all, const Found& found, char* memory) : all(all), found(found) {
         asked = reinterpret_cast<uint32_t*>(memory);
-        totals = reinterpret_cast<float*>(asked + TILE * all.width / 2);
-        scores = totals + TILE;
-        weights = reinterpret_cast<bfloat16*>(scores + TILE * room);
+        scores = reinterpret_cast<float*>(asked + TILE * all.width / 2);
+        weights = reinterpret_cast<bfloat16*>(scores + TILE * CHUNK);
     }
 
-    // Rows from `first` on of those of query heads that follow `head`, one head's tokens after the other.
-    void run(int64_t head, int64_t first, int64_t rows, const bfloat16* keys, const bfloat16* values, bfloat16* out) {
-        const bfloat16* queries = all.queries + (head * all.tokens + first) * all.width;
+    // Rows from `first` on of those of a key-value head, one query head's tokens after the other.
+    void run(int64_t kv_head, int64_t first, int64_t rows, int64_t chunk) {
+        const int64_t begin = chunk * CHUNK, left = all.columns + all.tokens - 1 - begin;
+        const int64_t row_of_all = kv_head * (all.heads / all.kv_heads) * all.tokens + first;
+        const bfloat16* queries = all.queries + row_of_all * all.width;
+        const bfloat16 *keys = all.keys + kv_head * all.stride + begin * all.width,
+                       *values = all.values + kv_head * all.stride + begin * all.width;
+        most = left < CHUNK ? left : CHUNK, room = whole(most, COLUMNS) * COLUMNS;
         for (int64_t pair = 0; pair < all.width / 2; pair++)
             for (int64_t row = 0; row < rows; row++)
                 std::memcpy(asked + pair * TILE + row, queries + row * all.width + 2 * pair, sizeof(uint32_t));
         for (int64_t at = 0; at < room; at += BATCH * COLUMNS) score(keys, at, rows);
         for (int64_t row = 0; row < rows; row++) {
-            int64_t token = (first + row) % all.tokens;
-            float* mine = scores + row * room;
-            totals[row] = weighed(mine, all.bias ? all.bias + token * all.biases : nullptr, all.columns + token, room);
+            int64_t token = (first + row) % all.tokens, seen = all.columns + token - begin;
+            const float* bias = all.bias ? all.bias + token * all.biases + begin : nullptr;
+            float *mine = scores + row * room, *to = found.at(row_of_all + row, chunk);
+            to[1] = weighed(mine, bias, seen < most ? (seen > 0 ? seen : 0) : most, room, to);
             // As tiles read them: all rows' columns of a tile, then the next.
             for (int64_t at = 0; at < room; at += LANES)
                 put16(float_from(mine + at), weights + at / COLUMNS * COLUMNS * TILE + row * COLUMNS + at % COLUMNS);
         }
-        for (int64_t from = 0; from < all.width; from += 4 * TILE) mix(values, head, first, rows, from, out);
+        for (int64_t from = 0; from < all.width; from += 4 * TILE) mix(values, row_of_all, rows, chunk, from);
     }
 
   private:
     const Attention<bfloat16>& all;
+    const Found& found;
     int64_t most, room;
     uint32_t* asked;
-    float *totals, *scores;
+    float* scores;
     bfloat16* weights;
 
-    static floats float_from(const float* x) {
-        floats out;
-        std::memcpy(&out, x, sizeof out);
-        return out;
-    }
-
     void score(const bfloat16* keys, int64_t from, int64_t rows) {
-        alignas(64) float found[2 * BATCH][TILE * TILE];
+        alignas(64) float columns[2 * BATCH][TILE * TILE];
         const int64_t apart = 2 * all.width, end = from + BATCH * COLUMNS < room ? from + BATCH * COLUMNS : room;
         for (int64_t at = from; at < end; at += 2 * COLUMNS) {
             const bfloat16* one = keys + at * all.width;
@@ -88,7 +120,7 @@ class TileRows {
                 MULTIPLY_TILES(2, 6, 7);
                 MULTIPLY_TILES(3, 4, 7);
             }
-            auto to = found[(at - from) / TILE];
+            auto to = columns[(at - from) / TILE];
             STORE_TILE(0, to, 64);
             STORE_TILE(1, to + TILE * TILE, 64);
             STORE_TILE(2, to + 2 * TILE * TILE, 64);
@@ -96,17 +128,17 @@ class TileRows {
         }
         for (int64_t at = from; at < end; at += TILE)
             for (int64_t row = 0; row < rows; row += 4)
-                turn_over(found[(at - from) / TILE] + row, rows - row, scores + row * room + at);
+                turn_over(columns[(at - from) / TILE] + row, rows - row, scores + row * room + at);
     }
 
     // Of 16 columns the scores of up to four rows, which lie side by side, to rows.
-    void turn_over(const float* found, int64_t rows, float* to) const {
+    void turn_over(const float* from, int64_t rows, float* to) const {
         __m512 columns[4];
         for (int64_t i = 0; i < 4; i++) {
-            columns[i] = _mm512_castps128_ps512(_mm_load_ps(found + i * TILE));
-            columns[i] = _mm512_insertf32x4(columns[i], _mm_load_ps(found + (i + 4) * TILE), 1);
-            columns[i] = _mm512_insertf32x4(columns[i], _mm_load_ps(found + (i + 8) * TILE), 2);
-            columns[i] = _mm512_insertf32x4(columns[i], _mm_load_ps(found + (i + 12) * TILE), 3);
+            columns[i] = _mm512_castps128_ps512(_mm_load_ps(from + i * TILE));
+            columns[i] = _mm512_insertf32x4(columns[i], _mm_load_ps(from + (i + 4) * TILE), 1);
+            columns[i] = _mm512_insertf32x4(columns[i], _mm_load_ps(from + (i + 8) * TILE), 2);
+            columns[i] = _mm512_insertf32x4(columns[i], _mm_load_ps(from + (i + 12) * TILE), 3);
         }
         const __m512 scale = _mm512_set1_ps(all.scale);
         __m512 low = _mm512_unpacklo_ps(columns[0], columns[1]), high = _mm512_unpacklo_ps(columns[2], columns[3]);
@@ -139,9 +171,9 @@ class TileRows {
     };
 
     // Up to four tiles' width of values, from `from` on.
-    void mix(const bfloat16* values, int64_t head, int64_t first, int64_t rows, int64_t from, bfloat16* out) {
+    void mix(const bfloat16* values, int64_t row_of_all, int64_t rows, int64_t chunk, int64_t from) {
         alignas(64) uint32_t paired[BATCH * 4][COLUMNS / 2 * TILE];
-        alignas(64) float found[TILE * 4 * TILE];
+        alignas(64) float mixed[TILE * 4 * TILE];
         const int64_t tiles = (all.width - from) / TILE < 4 ? (all.width - from) / TILE : 4;
         ZERO_TILE(0);
         ZERO_TILE(1);
@@ -171,31 +203,34 @@ class TileRows {
                 }
             }
         }
-        STORE_TILE(0, found, 256);
-        STORE_TILE(1, found + TILE, 256);
-        STORE_TILE(2, found + 2 * TILE, 256);
-        STORE_TILE(3, found + 3 * TILE, 256);
-        for (int64_t row = 0; row < rows; row++) {
-            int64_t token = (first + row) % all.tokens, mine = head + (first + row) / all.tokens;
-            bfloat16* to = out + (token * all.heads + mine) * all.width + from;
-            for (int64_t tile = 0; tile < tiles; tile++)
-                put16(float_from(found + (row * 4 + tile) * TILE) / totals[row], to + tile * TILE);
-        }
+        STORE_TILE(0, mixed, 256);
+        STORE_TILE(1, mixed + TILE, 256);
+        STORE_TILE(2, mixed + 2 * TILE, 256);
+        STORE_TILE(3, mixed + 3 * TILE, 256);
+        for (int64_t row = 0; row < rows; row++)
+            std::memcpy(found.at(row_of_all + row, chunk) + 2 + from, mixed + row * 4 * TILE,
+                        tiles * TILE * sizeof(float));
     }
 };
 
-// Query heads from `from` to `to`. In this thread tiles have their full size.
-inline void attend_tiles(const Attention<bfloat16>& all, int64_t from, int64_t to, char* memory, bfloat16* out) {
-    TileRows rows(all, memory);
-    int64_t group = all.heads / all.kv_heads;
-    while (from < to) {
-        int64_t kv_head = from / group, end = (kv_head + 1) * group < to ? (kv_head + 1) * group : to;
-        int64_t count = (end - from) * all.tokens;
-        for (int64_t first = 0; first < count; first += TILE)
-            rows.run(from, first, count - first < TILE ? count - first : TILE, all.keys + kv_head * all.stride,
-                     all.values + kv_head * all.stride, out);
-        from = end;
+// All rows, by all members: in each thread tiles have their full size. `found` is shared; all meet before `out` is read.
+inline void attend_tiles(const Attention<bfloat16>& all, const Team& team, char* found_memory, char* own,
+                         bfloat16* out) {
+    const int64_t rows = all.heads / all.kv_heads * all.tokens, blocks = whole(rows, TILE);
+    const Found found{reinterpret_cast<float*>(found_memory), whole(all.columns + all.tokens - 1, CHUNK), all.width};
+    {
+        Tiles tiles(TILE);
+        TileRows some(all, found, own);
+        // Chunks of the same rows one after the other.
+        team.share(all.kv_heads * blocks * found.chunks, [&](int64_t i) {
+            int64_t first = i / found.chunks % blocks * TILE;
+            some.run(i / found.chunks / blocks, first, rows - first < TILE ? rows - first : TILE, i % found.chunks);
+        });
     }
+    team.wait();
+    team.share(all.heads * all.tokens, [&](int64_t row) {
+        found.join(row, out + (row % all.tokens * all.heads + row / all.tokens) * all.width);
+    });
 }
 
 }  // namespace
