@@ -11,13 +11,12 @@ from torch.nn import functional
 from conflayers.body import kernels, products
 from conflayers.body.linears import Linear
 
-CPU = torch.device("cpu")
 SHAPES = [(16, 32), (48, 96), (80, 1536), (976, 576)]
 
 
 @pytest.fixture(autouse=True)
 def _there_are_some_here() -> None:
-    if why := products.why_not((16, 32), torch.bfloat16, CPU):
+    if why := products.why_not(torch.zeros(16, 32).bfloat16()):
         pytest.skip(why)
 
 
@@ -144,11 +143,12 @@ def test_what_was_pickled_goes_on_where_there_are_none(monkeypatch):
 @pytest.mark.parametrize(
     ("what", "why"),
     [
-        (((16, 32), torch.float32, CPU), "float32"),
-        (((16, 32), torch.bfloat16, torch.device("meta")), "meta"),
-        (((17, 32), torch.bfloat16, CPU), r"16 outputs.*\(17, 32\)"),
-        (((16, 48), torch.bfloat16, CPU), r"32 inputs.*\(16, 48\)"),
+        (torch.zeros(16, 32), "float32"),
+        (torch.zeros(16, 32, dtype=torch.bfloat16, device="meta"), "meta"),
+        (torch.zeros(17, 32).bfloat16(), r"16 outputs.*\(17, 32\)"),
+        (torch.zeros(16, 48).bfloat16(), r"32 inputs.*\(16, 48\)"),
+        (torch.zeros(32, 16).bfloat16().t(), "row by row"),
     ],
 )
 def test_what_there_are_none_for(what, why):
-    assert re.search(why, products.why_not(*what))
+    assert re.search(why, products.why_not(what))

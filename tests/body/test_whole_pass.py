@@ -68,7 +68,7 @@ def build(name: str) -> PreTrainedModel:
 
 @pytest.fixture(autouse=True)
 def _there_are_some_here() -> None:
-    if why := products.why_not((16, 32), torch.bfloat16, torch.device("cpu")):
+    if why := products.why_not(torch.zeros(16, 32).bfloat16()):
         pytest.skip(why)
 
 
@@ -284,6 +284,28 @@ def test_other_shapes_are_run_operator_by_operator(special):
         llm.generate(TEXT[:20], method=method, max_new_tokens=24).token_ids for method in ("vanilla", "auto")
     )
     assert plain == drafted
+
+
+def test_a_matrix_that_lies_column_by_column_is_torchs():
+    model = build("qwen2")
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().t().contiguous().t())
+    body = Llm(model).body
+    assert body._whole is None
+    other = FastBody(build("qwen2"))
+    for one in (body, other):
+        one.reserve(32)
+    assert off(*(one.forward(TEXT[:9]).logits for one in (body, other))) < CLOSE
+
+
+def test_rows_that_are_asked_for_and_tokens_that_there_are_not(both):
+    for body in both:
+        assert len(body.forward(TEXT[:5], rows=0).logits) == 5
+        assert len(body.forward(TEXT[:5], rows=9).logits) == 5
+        assert len(body.forward(TEXT[:5], rows=2).logits) == 2
+        for token in (-1, VOCABULARY):
+            with pytest.raises(IndexError):
+                body.forward([3, token])
+        assert body.length == 15
 
 
 def test_texts_by_every_source_are_the_same():

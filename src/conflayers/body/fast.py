@@ -192,7 +192,8 @@ class FastBody(PortableBody):
         offsets = range(count) if parents is None else depths(parents)
         mask = None if parents is None else tree_mask(parents, start, None, torch.float32)
         positions = [start + offset for offset in offsets]
-        return self._run_short(form, tokens, positions, mask, count if rows is None else rows, record)
+        # None and 0 mean all, as in transformers.
+        return self._run_short(form, tokens, positions, mask, min(rows or count, count), record)
 
     @torch.no_grad()
     def replay(self, tokens: Sequence[int]) -> torch.Tensor:

@@ -34,17 +34,19 @@ class Record(ctypes.Structure):
     )
 
 
-def why_not(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> str | None:
+def why_not(weight: torch.Tensor) -> str | None:
     """Why the kernels cannot multiply with a matrix [out, in], in words; None if they can."""
     found = kernels.library()
     if isinstance(found, str):
         return found
     if not found.has_products():
         return "this processor has no tiles (AMX) or no products of whole numbers (AVX-512 VNNI)"
-    if device.type != "cpu" or dtype != torch.bfloat16:
-        return f"there are none for {dtype} on {device.type}"
-    if shape[0] % OUTS or shape[1] % GROUP:
-        return f"they take whole multiples of {OUTS} outputs and {GROUP} inputs, and a matrix is {tuple(shape)}"
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+        return f"there are none for {weight.dtype} on {weight.device.type}"
+    if weight.shape[0] % OUTS or weight.shape[1] % GROUP:
+        return f"they take whole multiples of {OUTS} outputs and {GROUP} inputs, and a matrix is {tuple(weight.shape)}"
+    if not weight.is_contiguous():
+        return "a matrix does not lie row by row"
     return None
 
 
@@ -134,7 +136,7 @@ def int4(linear: Linear) -> Rounded:
 def _round(kind_of_view: int, linear: Linear, bytes_of_16: int, scales: tuple[int, ...], kind: torch.dtype) -> Rounded:
     found = kernels.library()
     assert not isinstance(found, str)
-    weight = linear.weight.contiguous()
+    weight = linear.weight
     outs, ins = weight.shape
     whole = torch.empty(outs // OUTS, bytes_of_16, dtype=torch.uint8, device="cpu")
     made = torch.empty(outs // OUTS, *scales, dtype=kind, device="cpu")
@@ -154,4 +156,4 @@ def _rounded(kind: int, weight: torch.Tensor, scales: torch.Tensor, bias: torch.
 def _tiled_again(weight: torch.Tensor, bias: torch.Tensor | None) -> Tiled | Linear:
     """What was pickled, on a machine that may have no such kernels."""
     linear = Linear(weight, bias)
-    return linear if why_not(weight.shape, weight.dtype, weight.device) else tiled(linear)
+    return linear if why_not(weight) else tiled(linear)

@@ -162,7 +162,7 @@ def _target(plain: Form, layout: str) -> tuple[Form, bool]:
 
 
 def _why_not_own(linear: Linear) -> str | None:
-    return products.why_not(linear.weight.shape, linear.weight.dtype, linear.weight.device)
+    return products.why_not(linear.weight)
 
 
 def _viewed(linear: Linear, precision: str) -> Product:

@@ -94,7 +94,8 @@ class WholePass:
     def runs(self, form: Form) -> bool:
         """Whether passes over this form can be run here."""
         if id(form) not in self._prepared:
-            ours = self.width in ATTENDED and all(isinstance(one, Tiled | Rounded) for one in form.products())
+            ours = self.width in ATTENDED and self.embedding.is_contiguous()
+            ours = ours and all(isinstance(one, Tiled | Rounded) for one in form.products())
             self._prepared[id(form)] = _Prepared(form, *_records(form)) if ours else None
         return self._prepared[id(form)] is not None
 
@@ -174,7 +175,7 @@ class WholePass:
         if min(tokens) < 0 or max(tokens) >= len(self.embedding):
             raise IndexError(f"tokens are 0 to {len(self.embedding) - 1}, and one is {min(tokens)} or {max(tokens)}")
         few, hidden = ctypes.c_int64 * len(tokens), self.embedding.shape[1]
-        ids, places = few(*tokens), few(*positions)
+        ids, places = few(*map(int, tokens)), few(*positions)
         # Of every layer 1 for its attention, 2 for its MLP.
         count = len(form.layers)
         runs = (ctypes.c_uint8 * count)(*((i not in plan.attention) + 2 * (i not in plan.mlp) for i in range(count)))
