@@ -1,10 +1,12 @@
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional
 
+import conflayers
 from conflayers.profile.operators import (
     ATTENTION,
     COPIES,
@@ -16,9 +18,12 @@ from conflayers.profile.operators import (
     Seen,
     divide,
     group_of,
+    operators,
     profiled,
     sort_events,
 )
+
+ZOO = Path(__file__).parents[1] / "zoo"
 
 
 @pytest.mark.parametrize(
@@ -124,3 +129,30 @@ def test_a_pass_that_was_disturbed_counts_only_where_it_was_not():
     # Products 4, norms 1 and 1 between them, scaled to 12.
     parts = {group.name: group.seconds for group in found.groups}
     assert (parts[PRODUCTS], parts[NORMS], found.between) == (8.0, 2.0, 2.0)
+
+
+def test_compiled_passes_tell_what_they_spend():
+    body = conflayers.load(ZOO / "dropout-16", dtype="bfloat16").body
+    if body.why_not_compiled or body._whole is None:
+        pytest.skip("passes are not compiled as a whole here")
+    body.reserve(32)
+    body.forward(list(range(5, 15)))
+    found = operators(body, [7], seconds=1.0)
+    assert found.seconds == pytest.approx(1.0)
+    parts = {group.name: group for group in found.groups}
+    assert {name: parts[name].calls for name in (PRODUCTS, ATTENTION, NORMS)} == {
+        PRODUCTS: 16 * 4 + 1,
+        ATTENTION: 16,
+        NORMS: 2 * 16 + 1,
+    }
+    assert parts[PRODUCTS].seconds > parts[NORMS].seconds > 0
+    # Nobody watches any more.
+    assert body._whole._watched is None
+
+
+def test_passes_of_torchs_operators_tell_nothing():
+    body = conflayers.load(ZOO / "dropout-16", dtype="bfloat16", body="portable").body
+    with body.watched() as stages:
+        body.reserve(8)
+        body.forward([5])
+    assert stages == {}

@@ -105,6 +105,10 @@ class FastBody(PortableBody):
         """See `PortableBody.why_not_compiled`."""
         return self._why_not_compiled if self.fast else super().why_not_compiled
 
+    def watched(self) -> Any:
+        """See `PortableBody.watched`."""
+        return super().watched() if self._whole is None else self._whole.watched()
+
     def _kernels(self) -> tuple[Native | None, str | None]:
         """The compiled operators for short passes, or why there are none, in words."""
         try:

@@ -222,6 +222,12 @@ class PortableBody:
         """Why the small operators of short passes are not compiled kernels, in words; None where they are."""
         return "the portable body runs the model's own modules"
 
+    @contextmanager
+    def watched(self) -> Iterator[dict[str, tuple[float, int]]]:
+        """Fills, at the end, a dictionary with what the compiled passes inside spent their time on: stage -> seconds,
+        times. Empty where passes are torch's operators, which its profiler sees."""
+        yield {}
+
     @property
     def extra_bytes(self) -> int:
         """Memory held beside the model's own weights and the cache."""

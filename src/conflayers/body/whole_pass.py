@@ -6,7 +6,8 @@ far sooner than those that are called anew for every product.
 
 import ctypes
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,8 @@ from conflayers.body.weights import Form
 from conflayers.plan import Plan
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
+# What a pass's time is spent on, as the kernels number it.
+STAGES = ("products", "norms", "rotation", "attention", "gate", "waiting")
 
 
 class _Layer(ctypes.Structure):
@@ -43,7 +46,7 @@ class _Pass(ctypes.Structure):
         *((name, _POINTER) for name in ("layer", "keys", "values", "runs", "norm", "head")),
         *((name, _POINTER) for name in ("embedding", "ids", "positions", "cos", "sin", "bias")),
         ("biases", _COUNT),
-        *((name, _POINTER) for name in ("trace", "logits", "scratch")),
+        *((name, _POINTER) for name in ("trace", "logits", "seconds", "times", "scratch")),
     )
 
 
@@ -86,6 +89,7 @@ class WholePass:
         # By a form's identity; None for those that cannot be run.
         self._prepared: dict[int, _Prepared | None] = {}
         self._place: _Place | None = None
+        self._watched: tuple[ctypes.Array[ctypes.c_double], ctypes.Array[ctypes.c_double]] | None = None
         self._scratch = torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def __reduce__(self) -> tuple[type["WholePass"], tuple[int, int, int, RmsNorm, torch.Tensor]]:
@@ -115,6 +119,20 @@ class WholePass:
         # Whoever hands over a cache may have computed in another precision.
         fits = all(one.dtype == torch.bfloat16 for part in parts for one in part)
         return _Place(weakref.ref(cache), keys, values, parts[0][0].stride(1), fits)
+
+    @contextmanager
+    def watched(self) -> Iterator[dict[str, tuple[float, int]]]:
+        """Fills, at the end, a dictionary with the seconds of every stage of the passes inside, and how often it was.
+
+        The seconds are the first thread's.
+        """
+        found: dict[str, tuple[float, int]] = {}
+        self._watched = seconds, times = ((ctypes.c_double * len(STAGES))(), (ctypes.c_double * len(STAGES))())
+        try:
+            yield found
+        finally:
+            self._watched = None
+        found |= {name: (seconds[i], int(times[i])) for i, name in enumerate(STAGES)}
 
     @torch.no_grad()
     def steady(self, form: Form) -> bool:
@@ -211,6 +229,8 @@ class WholePass:
             trace=kept.data_ptr(),
             logits=logits.data_ptr(),
         )
+        if self._watched is not None:
+            given.seconds, given.times = map(ctypes.addressof, self._watched)
         found = kernels.library()
         assert not isinstance(found, str)
         needed = found.pass_bytes(ctypes.byref(given))

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,17 @@ from conflayers.profile.passes import one_pass
 
 PRODUCTS, ATTENTION, NORMS = "matrix products", "attention", "norms"
 ELEMENTWISE, COPIES, OTHER = "rotation and elementwise", "cache writes and copies", "views and other"
-BETWEEN = "between operators"
-GROUPS = (PRODUCTS, ATTENTION, NORMS, ELEMENTWISE, COPIES, OTHER)
+BETWEEN, WAITING = "between operators", "threads waiting for each other"
+GROUPS = (PRODUCTS, ATTENTION, NORMS, ELEMENTWISE, COPIES, OTHER, WAITING)
+# Of the stages of passes that are compiled as a whole, which the profiler does not see.
+OF_STAGES = {
+    "products": PRODUCTS,
+    "norms": NORMS,
+    "rotation": ELEMENTWISE,
+    "attention": ATTENTION,
+    "gate": ELEMENTWISE,
+    "waiting": WAITING,
+}
 # By an operator's name without its namespace; the first that matches. A norm that a model spells out is told by the
 # operators that little else uses.
 NAMES = (
@@ -88,6 +97,12 @@ class Seen:
     inside: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GROUPS, 0))
     outermost: int = 0
 
+    def add(self, stages: Mapping[str, tuple[float, int]]) -> None:
+        """Count what compiled passes tell of themselves: stage -> seconds, times."""
+        for stage, (seconds, times) in stages.items():
+            self.seconds[OF_STAGES[stage]] += seconds
+            self.calls[OF_STAGES[stage]] += times
+
     @property
     def operators(self) -> int:
         """All of them."""
@@ -108,11 +123,16 @@ def operators(body: PortableBody, tokens: Sequence[int], seconds: float, clock: 
     def run() -> float:
         return one_pass(body, tokens, clock=clock)
 
+    def watched() -> tuple[float, Seen]:
+        with body.watched() as stages:
+            wall, profiler = profiled(run, on)
+        seen = sort_events(profiler.events() or (), on)
+        seen.add(stages)
+        return wall, seen
+
     # Nobody's first time.
     profiled(run, on)
-    watched = [profiled(run, on) for _ in range(REPEAT)]
-    seen = [(wall, sort_events(profiler.events() or (), on)) for wall, profiler in watched]
-    return divide(seen, event_price(clock), seconds, on)
+    return divide([watched() for _ in range(REPEAT)], event_price(clock), seconds, on)
 
 
 def profiled(run: Callable[[], float], on: str) -> tuple[float, Any]:

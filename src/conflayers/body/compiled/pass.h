@@ -4,6 +4,8 @@
 #include "rows.h"
 #include "tile_attention.h"
 
+#include <chrono>
+
 #ifdef HAS_PRODUCTS
 
 namespace {
@@ -15,6 +17,9 @@ struct Layer {
     Product qkv, out, gate_up, down;
     int64_t rotated;
 };
+
+// What a pass's time is spent on.
+enum Stage { PRODUCTS, NORMS, ROTATION, ATTENTION_ITSELF, GATE, WAITING, STAGES };
 
 // What is run of a layer.
 enum Runs : uint8_t { ATTENTION = 1, MLP = 2 };
@@ -39,6 +44,8 @@ struct Pass {
     const float* bias;
     int64_t biases;
     bfloat16 *trace, *logits;
+    // Null, or seconds of every stage and how often it was, which are added to.
+    double *seconds, *times;
     char* scratch;
 
     int64_t mixed() const { return (heads + 2 * kv_heads) * width; }
@@ -94,6 +101,7 @@ class Member {
         Tiles tiles(pass.wanted);
         const bfloat16* last = normed + (pass.tokens - pass.wanted) * pass.hidden;
         input(*pass.head, last, pass.wanted).multiply(*pass.head, pass.logits, team);
+        tick(PRODUCTS);
     }
 
   private:
@@ -104,12 +112,29 @@ class Member {
     // Sublayers that have run; the last one's output is not added yet.
     int64_t done = 0;
 
+    std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
+
+    // The first member's time since the last tick was a stage's.
+    void tick(Stage stage) {
+        if (!pass.seconds || team.member) return;
+        auto now = std::chrono::steady_clock::now();
+        pass.seconds[stage] += std::chrono::duration<double>(now - since).count();
+        pass.times[stage] += 1;
+        since = now;
+    }
+
+    void meet(Stage after) {
+        tick(after);
+        team.wait();
+        tick(WAITING);
+    }
+
     Input input(const Product& product, const bfloat16* x, int64_t tokens) const {
         return Input(product.kind, x, product.ins, tokens, packed, own, team);
     }
 
     // Adds what the last sublayer put out, and norms.
-    void norm(const bfloat16* weight) const {
+    void norm(const bfloat16* weight) {
         team.share(pass.tokens, [&](int64_t token) {
             int64_t at = token * pass.hidden, kept = token - (pass.tokens - pass.traced);
             if (done && kept >= 0)
@@ -117,13 +142,13 @@ class Member {
                             pass.hidden * sizeof(bfloat16));
             ::norm(states + at, done ? added + at : nullptr, weight, float(pass.eps), normed + at, pass.hidden);
         });
-        team.wait();
+        meet(NORMS);
     }
 
     void attention(const Layer& layer, bfloat16* keys, bfloat16* values) {
         norm(layer.norm);
         input(layer.qkv, normed, pass.tokens).multiply(layer.qkv, mixed, team);
-        team.wait();
+        meet(PRODUCTS);
         int64_t start = pass.length * pass.width;
         const Turn<bfloat16> turn{mixed,
                                   layer.q_norm,
@@ -141,14 +166,14 @@ class Member {
                                   pass.kv_heads,
                                   pass.width};
         team.share(pass.tokens * turn.parts(), [&](int64_t i) { turn.one(i / turn.parts(), i % turn.parts()); });
-        team.wait();
+        meet(ROTATION);
         const Attention<bfloat16> attention{queries,     keys,            values,      pass.bias,  pass.biases,
                                             pass.stride, pass.length + 1, pass.tokens, pass.heads, pass.kv_heads,
                                             pass.width,  1 / std::sqrt(float(pass.width))};
         attend_tiles(attention, team, found, own, attended);
-        team.wait();
+        meet(ATTENTION_ITSELF);
         input(layer.out, attended, pass.tokens).multiply(layer.out, added, team);
-        team.wait();
+        meet(PRODUCTS);
         done++;
     }
 
@@ -159,11 +184,12 @@ class Member {
         int64_t blocks = pass.inner / OUTS, from = team.first(blocks), to = team.last(blocks);
         x.multiply(layer.gate_up, from, to, gate_up);
         x.multiply(layer.gate_up, blocks + from, blocks + to, gate_up);
+        tick(PRODUCTS);
         for (int64_t token = 0; token < pass.tokens; token++)
             gated(gate_up + 2 * token * pass.inner, gated_up + token * pass.inner, pass.inner, OUTS * from, OUTS * to);
-        team.wait();
+        meet(GATE);
         input(layer.down, gated_up, pass.tokens).multiply(layer.down, added, team);
-        team.wait();
+        meet(PRODUCTS);
         done++;
     }
 };
