@@ -117,6 +117,41 @@ def test_passes_are_those_of_the_operators(both, length):
             assert off(ours.values[:, :, : length + count], theirs.values[:, :, : length + count]) < CLOSE
 
 
+@pytest.mark.parametrize("count", [33, 64, 100, 128, 129])
+@pytest.mark.parametrize("length", [0, 20])
+def test_a_text_in_pieces(both, length, count):
+    text = TEXT[length : length + count]
+    for rows, record in ((1, 0), (40, 3), (None, 40), (2, count)):
+        found = []
+        for body in both:
+            begin(body, length)
+            found.append(body.forward(text, rows=rows, record=record))
+            assert body.length == length + count
+        assert found[0].logits.shape == found[1].logits.shape
+        assert off(found[0].logits, found[1].logits) < CLOSE
+        if record:
+            assert found[0].trace.tokens == found[1].trace.tokens == min(record, count)
+            for ours, theirs in zip(found[0].trace.attention, found[1].trace.attention, strict=True):
+                assert off(ours, theirs) < CLOSE
+            for ours, theirs in zip(found[0].trace.mlp, found[1].trace.mlp, strict=True):
+                assert off(ours, theirs) < CLOSE
+        else:
+            assert found[0].trace is None
+
+
+def test_a_text_in_pieces_has_the_bits_that_it_has_one_by_one(both):
+    body = both[0]
+    begin(body, 3)
+    alone = torch.cat([body.forward([token]).logits for token in TEXT[3:103]])
+    body.rollback(3)
+    assert torch.equal(body.forward(TEXT[3:103]).logits, alone)
+    body.release()
+    body.reserve(64)
+    with pytest.raises(IndexError):
+        body.forward(TEXT[:100])
+    assert body.length == 0
+
+
 def test_every_token_has_the_bits_that_it_has_alone(both):
     body = both[0]
     assert body.steady

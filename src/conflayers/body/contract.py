@@ -35,6 +35,13 @@ class Trace:
         return Trace([states[kept] for states in self.attention], [states[kept] for states in self.mlp])
 
 
+def joined_traces(traces: Sequence[Trace]) -> Trace:
+    """Those of passes over one piece of a text after the other, as if of one pass."""
+    parts = ([one.attention for one in traces], [one.mlp for one in traces])
+    attention, mlp = ([torch.cat(layers) for layers in zip(*part, strict=True)] for part in parts)
+    return Trace(attention, mlp)
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
     """The result of one forward pass: logits [rows, vocabulary], and the trace if one was asked for."""

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from conflayers.body.anatomy import Anatomy
-from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace
+from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace, joined_traces
 from conflayers.body.fingerprint import Fingerprint
 from conflayers.body.kernels import NoKernelsError
 from conflayers.body.linears import hooks_of
@@ -33,6 +33,9 @@ from conflayers.body.weights import Form, Weights, read_weights
 from conflayers.body.whole_pass import WholePass
 from conflayers.plan import FULL, WHOLE, Plan
 
+# Texts of up to so many tokens are run in short passes where these are one call; longer ones are sooner done by torch's
+# products over all of their tokens.
+IN_PIECES = 4 * SHORT
 Masks = torch.Tensor | Mapping[str, torch.Tensor] | None
 
 
@@ -190,14 +193,31 @@ class FastBody(PortableBody):
         record: int = 0,
     ) -> Pass:
         """Run `tokens` after the cached ones; see `contract.Body.forward`."""
-        form, count, start = self._short(len(tokens)), len(tokens), self._cache.length
+        count, start = len(tokens), self._cache.length
+        form = self._short(min(count, SHORT) if parents is None and count <= IN_PIECES else count)
         if form is None:
             return super().forward(tokens, parents=parents, rows=rows, record=record)
+        if count > SHORT:
+            return self._in_pieces(form, tokens, min(rows or count, count), min(record, count))
         offsets = range(count) if parents is None else depths(parents)
         mask = None if parents is None else tree_mask(parents, start, None, torch.float32)
         positions = [start + offset for offset in offsets]
         # None and 0 mean all, as in transformers.
         return self._run_short(form, tokens, positions, mask, min(rows or count, count), record)
+
+    def _in_pieces(self, form: Form, tokens: Sequence[int], wanted: int, record: int) -> Pass:
+        """A text as one short pass after the other."""
+        self._cache.check_room(len(tokens))
+        passes = []
+        for first in range(0, len(tokens), SHORT):
+            piece, begun = tokens[first : first + SHORT], self._cache.length
+            behind = len(tokens) - first - len(piece)
+            positions = range(begun, begun + len(piece))
+            last = [min(max(asked - behind, 0), len(piece)) for asked in (wanted, record)]
+            passes.append(self._run_short(form, piece, positions, None, *last))
+        traces = [one.trace for one in passes if one.trace is not None]
+        logits = torch.cat([one.logits for one in passes])
+        return Pass(logits, joined_traces(traces) if traces else None)
 
     @torch.no_grad()
     def replay(self, tokens: Sequence[int]) -> torch.Tensor:

@@ -25,6 +25,7 @@ enum Stage { PRODUCTS, NORMS, ROTATION, ATTENTION_ITSELF, GATE, WAITING, STAGES 
 enum Runs : uint8_t { ATTENTION = 1, MLP = 2 };
 
 struct Pass {
+    // `wanted`: of the last tokens, those whose logits are, 0 or more.
     int64_t layers, tokens, length, wanted, threads;
     int64_t hidden, inner, heads, kv_heads, width, stride;
     // Rows whose sublayers' outputs are written to `trace`, the last ones.
@@ -97,7 +98,9 @@ class Member {
                 if (pass.runs[i] & MLP) mlp(pass.layer[i]);
             }
         }
+        if (!pass.wanted && !pass.traced) return;
         norm(pass.norm);
+        if (!pass.wanted) return;
         Tiles tiles(pass.wanted);
         const bfloat16* last = normed + (pass.tokens - pass.wanted) * pass.hidden;
         input(*pass.head, last, pass.wanted).multiply(*pass.head, pass.logits, team);
