@@ -6,7 +6,7 @@ import torch
 from conflayers.sampling import BLOCK, likeliest
 
 
-@pytest.mark.parametrize("shape", [(64,), (3, 640), (1, 49152), (2, 3, 128), (5, 100)])
+@pytest.mark.parametrize("shape", [(64,), (3, 640), (1, 49152), (2, 3, 128), (5, 100), (0, 128)])
 def test_the_likeliest_is_the_argmax_and_of_several_the_first(shape):
     for seed in range(20):
         # Few different numbers: most rows have several largest.

@@ -78,7 +78,7 @@ def likeliest(scores: torch.Tensor) -> torch.Tensor:
     vocabulary = scores.shape[-1]
     if scores.device.type != "cpu" or vocabulary % BLOCK:
         return scores.argmax(-1)
-    blocks = scores.view(*scores.shape[:-1], -1, BLOCK)
+    blocks = scores.view(*scores.shape[:-1], vocabulary // BLOCK, BLOCK)
     block = blocks.amax(-1).argmax(-1, keepdim=True)
     inside = blocks.gather(-2, block[..., None].expand(*block.shape, BLOCK)).squeeze(-2).argmax(-1)
     found: torch.Tensor = block.squeeze(-1) * BLOCK + inside

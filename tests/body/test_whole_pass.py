@@ -21,7 +21,8 @@ from transformers import (
 from conflayers import Llm
 from conflayers.body import products
 from conflayers.body.fast import FastBody
-from conflayers.body.handover import adopt
+from conflayers.body.handover import adopt, check_cache
+from conflayers.errors import InputError
 from conflayers.plan import FULL, Plan
 
 LAYERS, VOCABULARY = 4, 160
@@ -319,6 +320,32 @@ def test_other_shapes_are_run_operator_by_operator(special):
         llm.generate(TEXT[:20], method=method, max_new_tokens=24).token_ids for method in ("vanilla", "auto")
     )
     assert plain == drafted
+
+
+@pytest.mark.parametrize("width", [320, 16384])
+def test_layers_of_another_width_are_run_operator_by_operator(width):
+    model = build("llama")
+    mlp, torch_linear = model.model.layers[2].mlp, torch.nn.Linear
+    hidden = BASE["hidden_size"]
+    mlp.gate_proj, mlp.up_proj = (torch_linear(hidden, width, bias=False).bfloat16() for _ in range(2))
+    mlp.down_proj = torch_linear(width, hidden, bias=False).bfloat16()
+    body = FastBody(model)
+    assert body._whole is None
+    body.reserve(16)
+    with torch.no_grad():
+        exact = copy.deepcopy(model).float()(torch.tensor([TEXT[:9]])).logits[0]
+    assert off(body.forward(TEXT[:9]).logits, exact) < CLOSE
+
+
+@pytest.mark.parametrize("special", [{"num_key_value_heads": 1}, {"num_key_value_heads": 6}, {"head_dim": 32}])
+def test_a_cache_of_a_model_of_another_shape_is_refused(special):
+    llm = Llm(build("llama"))
+    other = LlamaForCausalLM(LlamaConfig(**(BASE | special))).eval().bfloat16()
+    cache = DynamicCache(config=other.config)
+    with torch.no_grad():
+        other(torch.tensor([TEXT[:20]]), past_key_values=cache)
+    with pytest.raises(InputError, match="made for another model"):
+        check_cache(llm.body, cache)
 
 
 def test_a_matrix_that_lies_column_by_column_is_torchs():

@@ -108,6 +108,11 @@ class FastBody(PortableBody):
         """See `PortableBody.why_not_compiled`."""
         return self._why_not_compiled if self.fast else super().why_not_compiled
 
+    @property
+    def key_shape(self) -> tuple[int, int] | None:
+        """See `PortableBody.key_shape`."""
+        return self._kv_heads, self._width
+
     def watched(self) -> Any:
         """See `PortableBody.watched`."""
         return super().watched() if self._whole is None else self._whole.watched()

@@ -37,6 +37,12 @@ def check_cache(body: PortableBody, cache: Any, padding: int = 0) -> int:
         raise InputError(f"past_key_values holds {tokens} tokens, all of them padding: start with an empty cache")
     for index, (layer, window) in enumerate(zip(cache.layers, body.anatomy.windows, strict=False)):
         _check_layer(index, layer, window, tokens, padding)
+        wanted = body.key_shape
+        if tokens and wanted is not None and (layer.keys.shape[1], layer.keys.shape[3]) != wanted:
+            raise InputError(
+                f"layer {index} of past_key_values has {layer.keys.shape[1]} heads of {layer.keys.shape[3]}, the model "
+                f"{wanted[0]} of {wanted[1]}: it was made for another model"
+            )
     return tokens
 
 

@@ -73,6 +73,11 @@ class PortableBody:
         return self._cache.length
 
     @property
+    def key_shape(self) -> tuple[int, int] | None:
+        """Key-value heads and their width, where all layers are known to have the same."""
+        return None
+
+    @property
     def cache(self) -> PositionedCache:
         """Keys and values of the text so far, until the next `reserve` or `release`."""
         return self._cache

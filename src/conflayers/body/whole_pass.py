@@ -100,8 +100,18 @@ class WholePass:
         if id(form) not in self._prepared:
             ours = self.width in ATTENDED and self.embedding.is_contiguous()
             ours = ours and all(isinstance(one, Tiled | Rounded) for one in form.products())
+            ours = ours and self._alike(form)
             self._prepared[id(form)] = _Prepared(form, *_records(form)) if ours else None
         return self._prepared[id(form)] is not None
+
+    def _alike(self, form: Form) -> bool:
+        """Whether all layers have one shape: whoever prunes a model may leave it some of another width."""
+        layers, head = _records(form)
+        hidden, inner, asked = self.embedding.shape[1], layers[0].down.ins, self.heads * self.width
+        mixed = asked + 2 * self.kv_heads * self.width
+        wanted = [(hidden, mixed), (asked, hidden), (hidden, 2 * inner), (inner, hidden)]
+        found = ([(one.ins, one.outs) for one in (x.qkv, x.out, x.gate_up, x.down)] for x in layers)
+        return head.ins == hidden and all(shapes == wanted for shapes in found)
 
     def takes(self, cache: PositionedCache) -> bool:
         """Whether keys and values can be read and written there; makes them if there are none yet."""
@@ -117,7 +127,10 @@ class WholePass:
         parts = [[layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]]
         keys, values = ((_POINTER * len(part))(*(one.data_ptr() for one in part)) for part in parts)
         # Whoever hands over a cache may have computed in another precision.
-        fits = all(one.dtype == torch.bfloat16 for part in parts for one in part)
+        shape = (1, self.kv_heads, cache.rows, self.width)
+        fits = all(
+            one.dtype == torch.bfloat16 and one.shape == shape and one.is_contiguous() for part in parts for one in part
+        )
         return _Place(weakref.ref(cache), keys, values, parts[0][0].stride(1), fits)
 
     @contextmanager
