@@ -1,6 +1,7 @@
 """Checks of options: whatever cannot be honoured names the option and says what it takes, or where it belongs."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,16 @@ def yes_or_no(name: str, value: Any) -> None:
     """Raise InputError unless `value` is True or False."""
     if type(value) is not bool:
         raise InputError(f"{name} must be true or false, not {value!r}")
+
+
+def pieces(text: str, mark: str) -> list[str]:
+    """What stands between marks, without blanks around it; a mark behind a backslash is a part of what it stands in."""
+    return [piece.strip() for piece in re.split(rf"(?<!\\){re.escape(mark)}", text)]
+
+
+def unescaped(text: str) -> str:
+    """Without the backslashes in front of commas and colons."""
+    return re.sub(r"\\([,:])", r"\1", text)
 
 
 def option_pairs(pairs: Sequence[str], where: str) -> dict[str, Any]:

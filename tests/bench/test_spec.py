@@ -36,6 +36,12 @@ def test_options_have_the_type_of_what_is_written():
     assert split("swift:max-iterations=3:fallback=true") == ("swift", {"max_iterations": 3, "fallback": True})
 
 
+def test_a_comma_or_colon_behind_a_backslash_is_part_of_a_path():
+    names = expand(r"hf,fixed:plan=a\,b/c\:d.json,swift")
+    assert names == ["vanilla", "hf", r"fixed:plan=a\,b/c\:d.json", "swift"]
+    assert split(names[2]) == ("fixed", {"plan": "a,b/c:d.json"})
+
+
 def test_a_sweep_adds_its_rows_once():
     names = expand("hf,conflayers:variant=paper", ["window", "skip-ratio"])
     assert names[:3] == ["vanilla", "hf", "conflayers:variant=paper"]

@@ -153,6 +153,16 @@ def test_the_same_data_twice_are_two_stretches(bench, data):
     assert "task.jsonl (2): sky" in {row["category"] for row in found["rows"]}
 
 
+def test_a_comma_in_the_name_of_a_file_stands_behind_a_backslash(bench, data, tmp_path):
+    odd = tmp_path / "a,b.jsonl"
+    odd.write_bytes(data.read_bytes())
+    escaped = str(odd).replace(",", "\\,")
+    assert document(bench("--methods", "uniform", "--data", f"{escaped},{data}"))["settings"]["data"] == [
+        "a,b.jsonl",
+        data.name,
+    ]
+
+
 def test_memory_that_cannot_be_measured_costs_no_result(bench, monkeypatch):
     from conflayers.bench import session
     from conflayers.errors import InputError

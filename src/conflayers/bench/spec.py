@@ -11,20 +11,20 @@ from conflayers.bench.values import PLAIN
 from conflayers.bench.ways import Ours, Way
 from conflayers.errors import InputError
 from conflayers.methods import METHODS
-from conflayers.options import option_pairs
+from conflayers.options import option_pairs, pieces, unescaped
 
 
 def expand(methods: str, sweeps: Sequence[str] = ()) -> list[str]:
     """The names of the rows, plain decoding first: what everything is compared with is always among them.
 
     Args:
-        methods: separated by commas.
+        methods: separated by commas; a comma behind a backslash is a part of a name, as in the path of a plan.
         sweeps: names of `sweeps.SWEEPS`, whose rows are added.
 
     Raises:
         InputError: no such method or sweep, or one named twice.
     """
-    names = [name.strip() for name in methods.split(",")] if methods else []
+    names = pieces(methods, ",") if methods else []
     for sweep in sweeps:
         if sweep not in SWEEPS:
             raise InputError(f"no sweep {sweep!r}{_near(sweep, SWEEPS)}; there are: {', '.join(SWEEPS)}")
@@ -41,13 +41,13 @@ def expand(methods: str, sweeps: Sequence[str] = ()) -> list[str]:
 
 
 def split(name: str) -> tuple[str, dict[str, Any]]:
-    """A row's name as its method and its options.
+    """A row's name as its method and its options; a colon behind a backslash is a part of an option.
 
     Raises:
         InputError: an option that is not NAME=VALUE, or is given twice.
     """
-    method, *pairs = name.split(":")
-    return method, option_pairs(pairs, f"method {name!r}")
+    method, *pairs = pieces(name, ":")
+    return method, option_pairs([unescaped(pair) for pair in pairs], f"method {name!r}")
 
 
 def make_ways(llm: Llm, names: Sequence[str], choice: dict[str, Any], fresh: bool) -> list[Way]:

@@ -12,6 +12,7 @@ from conflayers.cli.bench_report import run as report
 from conflayers.cli.console import load_model, note, out, print_json
 from conflayers.cli.search import progress_bar
 from conflayers.errors import InputError
+from conflayers.options import pieces, unescaped
 
 if TYPE_CHECKING:
     from conflayers.bench.results import Results
@@ -117,7 +118,7 @@ def benchmark(
     """Load what is asked for and run it, with a bar where somebody is watching."""
     from conflayers.bench.data import read_all
 
-    sets = read_all((source.strip() for source in data.split(",")), asked["limit"])
+    sets = read_all((unescaped(source) for source in pieces(data, ",")), asked["limit"])
     _check_folder(folder)
     llm = load_model(threads=threads, **loading)
     from conflayers.bench.session import Session
