@@ -18,28 +18,25 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from conflayers.body.anatomy import Anatomy
-from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace, joined_traces
+from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace
 from conflayers.body.fingerprint import Fingerprint
 from conflayers.body.kernels import NoKernelsError
 from conflayers.body.linears import hooks_of
 from conflayers.body.llama import FastLayer, why_not
 from conflayers.body.native import Native
 from conflayers.body.operators import SHORT, Operators, Seen
-from conflayers.body.portable import PortableBody
+from conflayers.body.short_passes import ShortPasses
 from conflayers.body.steady import MOST_ROWS, attention_steady
-from conflayers.body.trees import depths, later_mask, replay_mask, text_mask, tree_mask
+from conflayers.body.trees import later_mask, text_mask
 from conflayers.body.views import VIEWS
-from conflayers.body.weights import Form, Weights, read_weights
+from conflayers.body.weights import Form, read_weights
 from conflayers.body.whole_pass import WholePass
 from conflayers.plan import FULL, WHOLE, Plan
 
-# Texts of up to so many tokens are run in short passes where these are one call; longer ones are sooner done by torch's
-# products over all of their tokens.
-IN_PIECES = 4 * SHORT
 Masks = torch.Tensor | Mapping[str, torch.Tensor] | None
 
 
-class FastBody(PortableBody):
+class FastBody(ShortPasses):
     """Drives a model of the Llama family by position; see the module's docstring and `contract.Body`."""
 
     kind = "fast"
@@ -49,20 +46,16 @@ class FastBody(PortableBody):
         config: Any = model.config
         self.layout = layout
         self._windows = set(self.anatomy.windows)
-        self._plan = FULL
-        self._step: Step | None = None
         self._branches = 1
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._torch = Operators(self._heads, self._kv_heads, self._width)
         self._native: Native | None = None
-        self._whole: WholePass | None = None
         self._why_not_compiled: str | None = None
-        self._weights: Weights | None = None
         self._seen_weights: Fingerprint | None = None
         self._steady = False
         self._hooks: list[Mapping[int, Any]] = []
-        self._cos = self._sin = self._later = torch.empty(0)
+        self._later = torch.empty(0)
         self._read_weights()
 
     @property
@@ -112,10 +105,6 @@ class FastBody(PortableBody):
     def key_shape(self) -> tuple[int, int] | None:
         """See `PortableBody.key_shape`."""
         return self._kv_heads, self._width
-
-    def watched(self) -> Any:
-        """See `PortableBody.watched`."""
-        return super().watched() if self._whole is None else self._whole.watched()
 
     def _kernels(self) -> tuple[Native | None, str | None]:
         """The compiled operators for short passes, or why there are none, in words."""
@@ -187,81 +176,6 @@ class FastBody(PortableBody):
         """Switch on whatever an interrupt left switched off."""
         super().put_back()
         self._plan, self._step = FULL, None
-
-    @torch.no_grad()
-    def forward(
-        self,
-        tokens: Sequence[int],
-        *,
-        parents: Sequence[int] | None = None,
-        rows: int | None = None,
-        record: int = 0,
-    ) -> Pass:
-        """Run `tokens` after the cached ones; see `contract.Body.forward`."""
-        count, start = len(tokens), self._cache.length
-        form = self._short(min(count, SHORT) if parents is None and count <= IN_PIECES else count)
-        if form is None:
-            return super().forward(tokens, parents=parents, rows=rows, record=record)
-        if count > SHORT:
-            return self._in_pieces(form, tokens, min(rows or count, count), min(record, count))
-        offsets = range(count) if parents is None else depths(parents)
-        mask = None if parents is None else tree_mask(parents, start, None, torch.float32)
-        positions = [start + offset for offset in offsets]
-        # None and 0 mean all, as in transformers.
-        return self._run_short(form, tokens, positions, mask, min(rows or count, count), record)
-
-    def _in_pieces(self, form: Form, tokens: Sequence[int], wanted: int, record: int) -> Pass:
-        """A text as one short pass after the other."""
-        self._cache.check_room(len(tokens))
-        passes = []
-        for first in range(0, len(tokens), SHORT):
-            piece, begun = tokens[first : first + SHORT], self._cache.length
-            behind = len(tokens) - first - len(piece)
-            positions = range(begun, begun + len(piece))
-            last = [min(max(asked - behind, 0), len(piece)) for asked in (wanted, record)]
-            passes.append(self._run_short(form, piece, positions, None, *last))
-        traces = [one.trace for one in passes if one.trace is not None]
-        logits = torch.cat([one.logits for one in passes])
-        return Pass(logits, joined_traces(traces) if traces else None)
-
-    @torch.no_grad()
-    def replay(self, tokens: Sequence[int]) -> torch.Tensor:
-        """The last cached tokens once more, each for itself; see `contract.Body.replay`."""
-        form, count, length = self._short(len(tokens)), len(tokens), self.length
-        if form is None:
-            return super().replay(tokens)
-        mask = replay_mask(count, length, None, torch.float32)
-        with self._cache.again(count):
-            return self._run_short(form, tokens, range(length - count, length), mask, count, 0).logits
-
-    def _short(self, count: int) -> Form | None:
-        """The weights of a pass over so many tokens, if it can be one call of the kernels."""
-        ordinary = self._whole is not None and 0 < count <= SHORT and self._step is None and self.fast
-        if not ordinary or not isinstance(self._shift, int) or self._shift:
-            return None
-        assert self._weights is not None
-        assert self._whole is not None
-        form = self._weights.form(self._plan.precision)
-        return form if self._whole.runs(form) and self._whole.takes(self._cache) else None
-
-    def _run_short(
-        self,
-        form: Form,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        mask: torch.Tensor | None,
-        wanted: int,
-        record: int,
-    ) -> Pass:
-        """One pass as one call; `mask` is [1, 1, tokens, columns]."""
-        assert self._whole is not None
-        count = len(tokens)
-        self._cache.check_room(count)
-        bias = None if mask is None else mask[0, 0].contiguous()
-        angles, kept = (self._cos, self._sin), min(record, count)
-        logits, trace = self._whole(form, self._plan, tokens, positions, angles, self._cache, bias, wanted, kept)
-        self._cache.advance(count)
-        return Pass(logits, trace if kept else None)
 
     def _run(self, arguments: Mapping[str, Any], count: int, wanted: int, record: int) -> Pass:
         """One pass; see `PortableBody._run`."""

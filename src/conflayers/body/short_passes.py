@@ -1,0 +1,118 @@
+"""Passes of a body over a few tokens as one call of the compiled kernels, where they can be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from conflayers.body.anatomy import Anatomy
+from conflayers.body.contract import Pass, Step, joined_traces
+from conflayers.body.operators import SHORT
+from conflayers.body.portable import PortableBody
+from conflayers.body.trees import depths, replay_mask, tree_mask
+from conflayers.body.weights import Form, Weights
+from conflayers.body.whole_pass import WholePass
+from conflayers.plan import FULL
+
+# Texts of up to so many tokens are run in short passes where these are one call; longer ones are sooner done by torch's
+# products over all of their tokens.
+IN_PIECES = 4 * SHORT
+
+
+class ShortPasses(PortableBody):
+    """What the fast body does where `whole_pass` can; all else it leaves to passes operator by operator."""
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy | None = None) -> None:
+        super().__init__(model, anatomy)
+        self._plan = FULL
+        # What `walk` does with each layer.
+        self._step: Step | None = None
+        self._weights: Weights | None = None
+        self._whole: WholePass | None = None
+        # Of every position.
+        self._cos = self._sin = torch.empty(0)
+
+    @property
+    def fast(self) -> bool:
+        """Whether passes are this body's own; else they are the model's."""
+        raise NotImplementedError
+
+    def watched(self) -> Any:
+        """See `PortableBody.watched`."""
+        return super().watched() if self._whole is None else self._whole.watched()
+
+    @torch.no_grad()
+    def forward(
+        self,
+        tokens: Sequence[int],
+        *,
+        parents: Sequence[int] | None = None,
+        rows: int | None = None,
+        record: int = 0,
+    ) -> Pass:
+        """Run `tokens` after the cached ones; see `contract.Body.forward`."""
+        count, start = len(tokens), self._cache.length
+        form = self._short(min(count, SHORT) if parents is None and count <= IN_PIECES else count)
+        if form is None:
+            return super().forward(tokens, parents=parents, rows=rows, record=record)
+        if count > SHORT:
+            return self._in_pieces(form, tokens, min(rows or count, count), min(record, count))
+        offsets = range(count) if parents is None else depths(parents)
+        mask = None if parents is None else tree_mask(parents, start, None, torch.float32)
+        positions = [start + offset for offset in offsets]
+        # None and 0 mean all, as in transformers.
+        return self._run_short(form, tokens, positions, mask, min(rows or count, count), record)
+
+    def _in_pieces(self, form: Form, tokens: Sequence[int], wanted: int, record: int) -> Pass:
+        """A text as one short pass after the other."""
+        self._cache.check_room(len(tokens))
+        passes = []
+        for first in range(0, len(tokens), SHORT):
+            piece, begun = tokens[first : first + SHORT], self._cache.length
+            behind = len(tokens) - first - len(piece)
+            positions = range(begun, begun + len(piece))
+            last = [min(max(asked - behind, 0), len(piece)) for asked in (wanted, record)]
+            passes.append(self._run_short(form, piece, positions, None, *last))
+        traces = [one.trace for one in passes if one.trace is not None]
+        logits = torch.cat([one.logits for one in passes])
+        return Pass(logits, joined_traces(traces) if traces else None)
+
+    @torch.no_grad()
+    def replay(self, tokens: Sequence[int]) -> torch.Tensor:
+        """The last cached tokens once more, each for itself; see `contract.Body.replay`."""
+        form, count, length = self._short(len(tokens)), len(tokens), self.length
+        if form is None:
+            return super().replay(tokens)
+        mask = replay_mask(count, length, None, torch.float32)
+        with self._cache.again(count):
+            return self._run_short(form, tokens, range(length - count, length), mask, count, 0).logits
+
+    def _short(self, count: int) -> Form | None:
+        """The weights of a pass over so many tokens, if it can be one call of the kernels."""
+        ordinary = self._whole is not None and 0 < count <= SHORT and self._step is None and self.fast
+        if not ordinary or not isinstance(self._shift, int) or self._shift:
+            return None
+        assert self._weights is not None
+        assert self._whole is not None
+        form = self._weights.form(self._plan.precision)
+        return form if self._whole.runs(form) and self._whole.takes(self._cache) else None
+
+    def _run_short(
+        self,
+        form: Form,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        mask: torch.Tensor | None,
+        wanted: int,
+        record: int,
+    ) -> Pass:
+        """One pass as one call; `mask` is [1, 1, tokens, columns]."""
+        assert self._whole is not None
+        count = len(tokens)
+        self._cache.check_room(count)
+        bias = None if mask is None else mask[0, 0].contiguous()
+        angles, kept = (self._cos, self._sin), min(record, count)
+        logits, trace = self._whole(form, self._plan, tokens, positions, angles, self._cache, bias, wanted, kept)
+        self._cache.advance(count)
+        return Pass(logits, trace if kept else None)
