@@ -5,29 +5,20 @@
 The best of many passes in turns. For passes that are compiled as a whole, which tell what they spend.
 """
 
-import argparse
 import json
 import time
 
-import torch
+from given import given, text
 
-import conflayers
 from conflayers.plan import FULL, WHOLE
 
 TURNS = 60
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--context", type=int, default=100)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    body = conflayers.load(given.model, dtype=given.dtype).body
-    body.reserve(given.context + 1)
-    body.forward([(31 * i) % body.vocab_size for i in range(given.context)], rows=1)
+    arguments, body = given(__doc__, {"context": 100})
+    body.reserve(arguments.context + 1)
+    body.forward(text(body, arguments.context), rows=1)
     best: dict[str, tuple[float, dict[str, tuple[float, int]]]] = {}
     for _ in range(TURNS):
         for precision in (WHOLE, *body.precisions):
@@ -35,7 +26,7 @@ def main() -> None:
                 begun = time.perf_counter()
                 body.forward([7])
                 seconds = time.perf_counter() - begun
-            body.rollback(given.context)
+            body.rollback(arguments.context)
             if not stages:
                 raise SystemExit("passes of this model are not compiled as a whole here: see `conflayers check`")
             if precision not in best or seconds < best[precision][0]:
@@ -47,7 +38,7 @@ def main() -> None:
         row["beside_products"] = round(row["ms"] - row["products"], 3)
         rows.append(row)
         print("  ".join(f"{name} {value}" for name, value in row.items()))
-    print(json.dumps({"model": given.model, "dtype": given.dtype, "threads": given.threads, "rows": rows}))
+    print(json.dumps({"model": arguments.model, "dtype": arguments.dtype, "threads": arguments.threads, "rows": rows}))
 
 
 if __name__ == "__main__":

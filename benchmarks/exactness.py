@@ -5,13 +5,11 @@
 Without it a single row is multiplied as one where it now is as two. Passes are made in turns.
 """
 
-import argparse
 import time
 from statistics import median
 
-import torch
+from given import given, text
 
-import conflayers
 from conflayers.body.fast import FastBody
 from conflayers.body.steady import Doubled
 
@@ -19,18 +17,11 @@ TURNS = 150
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--context", type=int, default=100)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    body = conflayers.load(given.model, dtype=given.dtype).body
+    arguments, body = given(__doc__, {"context": 100})
     if not isinstance(body, FastBody) or not body.steady:
         raise SystemExit("verification of this model is not exact to the bit here: there is nothing to compare")
-    body.reserve(given.context + 1)
-    body.forward([(31 * i) % body.vocab_size for i in range(given.context)], rows=1)
+    body.reserve(arguments.context + 1)
+    body.forward(text(body, arguments.context), rows=1)
     weights = body._weights
     assert weights is not None
     steady = weights.target
@@ -42,7 +33,7 @@ def main() -> None:
             begun = time.perf_counter()
             body.forward([7])
             seconds[exact].append(time.perf_counter() - begun)
-            body.rollback(given.context)
+            body.rollback(arguments.context)
     for exact, name in ((True, "exact"), (False, "without")):
         print(f"{name}: median {1e3 * median(seconds[exact]):.2f} ms, best {1e3 * min(seconds[exact]):.2f} ms")
     print(f"price: {median(seconds[True]) / median(seconds[False]) - 1:.1%} of a pass, by the medians")

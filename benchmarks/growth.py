@@ -6,14 +6,12 @@ Every figure is the median of passes made in turns, contexts and all, so that a 
 Passes alone: what a round does beside them is in `conflayers bench`.
 """
 
-import argparse
 import json
 import time
 from statistics import median
 
-import torch
+from given import given, text
 
-import conflayers
 from conflayers.body.portable import PortableBody
 from conflayers.plan import FULL, Plan
 
@@ -49,24 +47,17 @@ def timed(body: PortableBody, contexts: list[int]) -> dict[int, dict[str, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--contexts", default="100,400,1000,2000,4000,8000")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    body = conflayers.load(given.model, dtype=given.dtype).body
+    arguments, body = given(__doc__, {"contexts": "100,400,1000,2000,4000,8000"})
     for precision in body.precisions:
         body.prepare(FULL.at(precision))
-    asked = [int(one) for one in given.contexts.split(",")]
+    asked = [int(one) for one in arguments.contexts.split(",")]
     contexts = [one for one in asked if one + 16 <= body.context]
     for one in asked:
         if one not in contexts:
             print(f"{one}: the model's context is {body.context}")
     longest = max(contexts)
     body.reserve(longest + 16)
-    body.forward([(31 * i) % body.vocab_size for i in range(longest)], rows=1)
+    body.forward(text(body, longest), rows=1)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in body.cache.layers) / body.cache.rows
     rows = [
         {"context": context, "cache_mb": round(held * context / 1e6, 1), **found}
@@ -74,7 +65,7 @@ def main() -> None:
     ]
     for row in rows:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
-    print(json.dumps({"model": given.model, "dtype": given.dtype, "threads": given.threads, "rows": rows}))
+    print(json.dumps({"model": arguments.model, "dtype": arguments.dtype, "threads": arguments.threads, "rows": rows}))
 
 
 if __name__ == "__main__":
