@@ -155,11 +155,11 @@ def test_the_same_data_twice_are_two_stretches(bench, data):
 
 def test_a_comma_in_the_name_of_a_file_stands_behind_a_backslash(bench, data, tmp_path):
     odd = tmp_path / "a,b.jsonl"
-    odd.write_bytes(data.read_bytes())
+    odd.write_bytes(Path(data).read_bytes())
     escaped = str(odd).replace(",", "\\,")
     assert document(bench("--methods", "uniform", "--data", f"{escaped},{data}"))["settings"]["data"] == [
         "a,b.jsonl",
-        data.name,
+        Path(data).name,
     ]
 
 
