@@ -2,7 +2,8 @@
 
     python benchmarks/exactness.py MODEL [--dtype bfloat16] [--threads N] [--context 100]
 
-Without it a single row is multiplied as one where it now is as two. Passes are made in turns.
+Without it a single row is multiplied as one where it now is as two. Passes are made in turns. Where they are
+compiled as a whole there is one way only, and the price is noise.
 """
 
 import time
