@@ -14,9 +14,10 @@ from torch.nn import functional
 from conflayers.body import kernels
 from conflayers.body.linears import Linear
 from conflayers.body.steady import MOST_ROWS
+from conflayers.body.views import GROUP
 
-# Outputs and inputs that are computed at once; matrices have whole numbers of them. Inputs of a group share a scale.
-OUTS, GROUP = 16, 32
+# Outputs that are computed at once; matrices have whole numbers of them, and of groups of inputs.
+OUTS = 16
 # As the kernels number them.
 _BFLOAT16, _INT8, _INT4 = range(3)
 

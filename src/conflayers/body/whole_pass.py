@@ -52,11 +52,16 @@ class _Pass(ctypes.Structure):
 
 @dataclass(slots=True)
 class _Prepared:
-    """A form as the kernels know it, for as long as the form is there."""
+    """A form as the kernels know it, for as long as the form is there.
+
+    Attributes:
+        given: what all passes over it are given; each adds what is its own. A body runs one at a time.
+    """
 
     form: Form
     layers: "ctypes.Array[_Layer]"
     head: Record
+    given: _Pass
 
 
 @dataclass(slots=True)
@@ -100,18 +105,32 @@ class WholePass:
         if id(form) not in self._prepared:
             ours = self.width in ATTENDED and self.embedding.is_contiguous()
             ours = ours and all(isinstance(one, Tiled | Rounded) for one in form.products())
-            ours = ours and self._alike(form)
-            self._prepared[id(form)] = _Prepared(form, *_records(form)) if ours else None
+            self._prepared[id(form)] = self._prepare(form) if ours else None
         return self._prepared[id(form)] is not None
 
-    def _alike(self, form: Form) -> bool:
-        """Whether all layers have one shape: whoever prunes a model may leave it some of another width."""
+    def _prepare(self, form: Form) -> _Prepared | None:
+        """None unless all layers have one shape: whoever prunes a model may leave it some of another width."""
         layers, head = _records(form)
         hidden, inner, asked = self.embedding.shape[1], layers[0].down.ins, self.heads * self.width
         mixed = asked + 2 * self.kv_heads * self.width
         wanted = [(hidden, mixed), (asked, hidden), (hidden, 2 * inner), (inner, hidden)]
         found = ([(one.ins, one.outs) for one in (x.qkv, x.out, x.gate_up, x.down)] for x in layers)
-        return head.ins == hidden and all(shapes == wanted for shapes in found)
+        if head.ins != hidden or any(shapes != wanted for shapes in found):
+            return None
+        given = _Pass(
+            layers=len(layers),
+            hidden=hidden,
+            inner=inner,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            width=self.width,
+            eps=self.norm.eps,
+            layer=ctypes.addressof(layers),
+            norm=self.norm.weight.data_ptr(),
+            head=ctypes.addressof(head),
+            embedding=self.embedding.data_ptr(),
+        )
+        return _Prepared(form, layers, head, given)
 
     def takes(self, cache: PositionedCache) -> bool:
         """Whether keys and values can be read and written there; makes them if there are none yet."""
@@ -205,45 +224,24 @@ class WholePass:
         assert place is not None
         if min(tokens) < 0 or max(tokens) >= len(self.embedding):
             raise IndexError(f"tokens are 0 to {len(self.embedding) - 1}, and one is {min(tokens)} or {max(tokens)}")
-        few, hidden = ctypes.c_int64 * len(tokens), self.embedding.shape[1]
+        count, few = prepared.given.layers, ctypes.c_int64 * len(tokens)
         ids, places = few(*map(int, tokens)), few(*positions)
         # Of every layer 1 for its attention, 2 for its MLP.
-        count = len(form.layers)
         runs = (ctypes.c_uint8 * count)(*((i not in plan.attention) + 2 * (i not in plan.mlp) for i in range(count)))
         logits = self.embedding.new_empty(wanted, prepared.head.outs)
-        kept = self.embedding.new_empty(sum(map(int.bit_count, runs)) if traced else 0, traced, hidden)
-        given = _Pass(
-            layers=count,
-            tokens=len(tokens),
-            length=cache.length,
-            wanted=wanted,
-            threads=torch.get_num_threads(),
-            hidden=hidden,
-            inner=prepared.layers[0].down.ins,
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            width=self.width,
-            stride=place.stride,
-            traced=traced,
-            eps=self.norm.eps,
-            layer=ctypes.addressof(prepared.layers),
-            keys=ctypes.addressof(place.keys),
-            values=ctypes.addressof(place.values),
-            runs=ctypes.addressof(runs),
-            norm=self.norm.weight.data_ptr(),
-            head=ctypes.addressof(prepared.head),
-            embedding=self.embedding.data_ptr(),
-            ids=ctypes.addressof(ids),
-            positions=ctypes.addressof(places),
-            cos=angles[0].data_ptr(),
-            sin=angles[1].data_ptr(),
-            bias=None if bias is None else bias.data_ptr(),
-            biases=0 if bias is None else bias.shape[1],
-            trace=kept.data_ptr(),
-            logits=logits.data_ptr(),
-        )
-        if self._watched is not None:
-            given.seconds, given.times = map(ctypes.addressof, self._watched)
+        kept = self.embedding.new_empty(sum(map(int.bit_count, runs)) if traced else 0, traced, self.embedding.shape[1])
+        given = prepared.given
+        given.tokens, given.wanted, given.traced, given.length = len(tokens), wanted, traced, cache.length
+        given.ids, given.positions, given.runs = map(ctypes.addressof, (ids, places, runs))
+        given.cos, given.sin, given.trace, given.logits = (one.data_ptr() for one in (*angles, kept, logits))
+        given.keys, given.values = map(ctypes.addressof, (place.keys, place.values))
+        given.stride, given.threads = place.stride, torch.get_num_threads()
+        given.bias, given.biases = (None, 0) if bias is None else (bias.data_ptr(), bias.shape[1])
+        given.seconds, given.times = map(ctypes.addressof, self._watched) if self._watched else (None, None)
+        self._run(given)
+        return logits, _trace(kept, runs) if traced else Trace([], [])
+
+    def _run(self, given: _Pass) -> None:
         found = kernels.library()
         assert not isinstance(found, str)
         needed = found.pass_bytes(ctypes.byref(given))
@@ -252,7 +250,6 @@ class WholePass:
             self._scratch = torch.empty(needed * 3 // 2, dtype=torch.uint8, device="cpu")
         given.scratch = self._scratch.data_ptr()
         found.run_pass(ctypes.byref(given))
-        return logits, _trace(kept, runs) if traced else Trace([], [])
 
 
 def _trace(kept: torch.Tensor, runs: Iterable[int]) -> Trace:

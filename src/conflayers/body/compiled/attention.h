@@ -129,19 +129,15 @@ struct Attention {
     int64_t biases, stride, columns, tokens, heads, kv_heads, width;
     float scale;
 
-    // Query heads from `from` to `to`.
-    void some(int64_t from, int64_t to, float* scratch, T* out) const {
+    void run(float* scratch, T* out) const {
         auto of_width = width == SPAN       ? attend_group<1, T>
                         : width == 2 * SPAN ? attend_group<2, T>
                         : width == 3 * SPAN ? attend_group<3, T>
                                             : attend_group<4, T>;
-        int64_t group = heads / kv_heads;
-        while (from < to) {
-            int64_t kv_head = from / group, end = (kv_head + 1) * group < to ? (kv_head + 1) * group : to;
-            of_width(queries + from * tokens * width, keys + kv_head * stride, values + kv_head * stride, bias, biases,
-                     columns, tokens, (end - from) * tokens, scale, scratch, out + from * width, heads * width);
-            from = end;
-        }
+        int64_t group = heads / kv_heads, rows = group * tokens;
+        for (int64_t head = 0; head < kv_heads; head++)
+            of_width(queries + head * rows * width, keys + head * stride, values + head * stride, bias, biases, columns,
+                     tokens, rows, scale, scratch, out + head * group * width, heads * width);
     }
 };
 

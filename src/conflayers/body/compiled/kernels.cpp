@@ -26,7 +26,7 @@
                                   int64_t kv_heads, int64_t width, float scale, float* scratch, T* out) {             \
         Attention<T>{queries, keys,   values, bias,     biases, stride,                                               \
                      columns, tokens, heads,  kv_heads, width,  scale}                                                \
-            .some(0, heads, scratch, out);                                                                            \
+            .run(scratch, out);                                                                                       \
     }
 
 KERNELS(float, float32)

@@ -19,10 +19,10 @@ struct Layer {
 };
 
 // What a pass's time is spent on.
-enum Stage { PRODUCTS, NORMS, ROTATION, ATTENTION_ITSELF, GATE, WAITING, STAGES };
+enum Stage { PRODUCTS, NORMS, ROTATION, ATTENTION, GATE, WAITING };
 
 // What is run of a layer.
-enum Runs : uint8_t { ATTENTION = 1, MLP = 2 };
+enum Runs : uint8_t { RUNS_ATTENTION = 1, RUNS_MLP = 2 };
 
 struct Pass {
     // `wanted`: of the last tokens, those whose logits are, 0 or more.
@@ -94,8 +94,8 @@ class Member {
         {
             Tiles tiles(pass.tokens);
             for (int64_t i = 0; i < pass.layers; i++) {
-                if (pass.runs[i] & ATTENTION) attention(pass.layer[i], pass.keys[i], pass.values[i]);
-                if (pass.runs[i] & MLP) mlp(pass.layer[i]);
+                if (pass.runs[i] & RUNS_ATTENTION) attention(pass.layer[i], pass.keys[i], pass.values[i]);
+                if (pass.runs[i] & RUNS_MLP) mlp(pass.layer[i]);
             }
         }
         if (!pass.wanted && !pass.traced) return;
@@ -174,7 +174,7 @@ class Member {
                                             pass.stride, pass.length + 1, pass.tokens, pass.heads, pass.kv_heads,
                                             pass.width,  1 / std::sqrt(float(pass.width))};
         attend_tiles(attention, team, found, own, attended);
-        meet(ATTENTION_ITSELF);
+        meet(ATTENTION);
         input(layer.out, attended, pass.tokens).multiply(layer.out, added, team);
         meet(PRODUCTS);
         done++;

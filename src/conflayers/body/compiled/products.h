@@ -53,7 +53,13 @@ inline bool allowed() {
     return yes;
 }
 
-inline floats float_of(const bfloat16* x) {
+inline floats load16(const float* x) {
+    floats out;
+    std::memcpy(&out, x, sizeof out);
+    return out;
+}
+
+inline floats load16(const bfloat16* x) {
     __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
     return same_bits<floats>(_mm512_slli_epi32(bits, 16));
 }
@@ -65,7 +71,7 @@ inline void put16(floats x, bfloat16* out) {
 
 // 16 outputs of one token.
 inline void finish(floats x, const Product& product, int64_t out, bfloat16* to) {
-    if (product.bias) x += float_of(product.bias + out);
+    if (product.bias) x += load16(product.bias + out);
     put16(x, to + out);
 }
 
@@ -186,7 +192,7 @@ struct Rounded {
 
     void fill(const bfloat16* x, int64_t ins) const {
         for (int64_t group = 0; group < ins / GROUP; group++, x += GROUP) {
-            __m512 one = same_bits<__m512>(float_of(x)), other = same_bits<__m512>(float_of(x + LANES));
+            __m512 one = same_bits<__m512>(load16(x)), other = same_bits<__m512>(load16(x + LANES));
             float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(one), _mm512_abs_ps(other)));
             __m512 down = _mm512_set1_ps(top > 0 ? 127 / top : 0);
             __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(one, down));

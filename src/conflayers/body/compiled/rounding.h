@@ -6,7 +6,7 @@
 
 namespace {
 
-inline __m512 sixteen(const bfloat16* x) { return same_bits<__m512>(float_of(x)); }
+inline __m512 sixteen(const bfloat16* x) { return same_bits<__m512>(load16(x)); }
 
 // To the nearest that bfloat16 has, and which that is.
 inline float kept(float x, uint32_t& bits) {

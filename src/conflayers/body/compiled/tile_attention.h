@@ -20,13 +20,8 @@ constexpr int64_t FAR = 512;
 // bits in any company.
 constexpr int64_t CHUNK = 256;
 
-inline floats float_from(const float* x) {
-    floats out;
-    std::memcpy(&out, x, sizeof out);
-    return out;
-}
-
-inline int64_t whole(int64_t number, int64_t of) { return (number + of - 1) / of; }
+// How many of a size it takes.
+inline int64_t pieces(int64_t number, int64_t size) { return (number + size - 1) / size; }
 
 // What each row of queries, [heads][tokens], found in every chunk: highest score, sum of weights, and values by them.
 struct Found {
@@ -34,7 +29,7 @@ struct Found {
     int64_t chunks, width;
 
     static int64_t bytes(int64_t rows, int64_t columns, int64_t width) {
-        return rows * whole(columns, CHUNK) * (width + 2) * int64_t(sizeof(float));
+        return rows * pieces(columns, CHUNK) * (width + 2) * int64_t(sizeof(float));
     }
     float* at(int64_t row, int64_t chunk) const { return memory + (row * chunks + chunk) * (width + 2); }
 
@@ -46,7 +41,7 @@ struct Found {
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
             const float *one = at(row, chunk), share = std::exp(one[0] - most);
             total += share * one[1];
-            for (int64_t v = 0; v < width / LANES; v++) mixed[v] += share * float_from(one + 2 + v * LANES);
+            for (int64_t v = 0; v < width / LANES; v++) mixed[v] += share * load16(one + 2 + v * LANES);
         }
         for (int64_t v = 0; v < width / LANES; v++) put16(mixed[v] / total, out + v * LANES);
     }
@@ -72,7 +67,7 @@ class TileRows {
         const bfloat16* queries = all.queries + row_of_all * all.width;
         const bfloat16 *keys = all.keys + kv_head * all.stride + begin * all.width,
                        *values = all.values + kv_head * all.stride + begin * all.width;
-        most = left < CHUNK ? left : CHUNK, room = whole(most, COLUMNS) * COLUMNS;
+        most = left < CHUNK ? left : CHUNK, room = pieces(most, COLUMNS) * COLUMNS;
         for (int64_t pair = 0; pair < all.width / 2; pair++)
             for (int64_t row = 0; row < rows; row++)
                 std::memcpy(asked + pair * TILE + row, queries + row * all.width + 2 * pair, sizeof(uint32_t));
@@ -84,7 +79,7 @@ class TileRows {
             to[1] = weighed(mine, bias, seen < most ? (seen > 0 ? seen : 0) : most, room, to);
             // As tiles read them: all rows' columns of a tile, then the next.
             for (int64_t at = 0; at < room; at += LANES)
-                put16(float_from(mine + at), weights + at / COLUMNS * COLUMNS * TILE + row * COLUMNS + at % COLUMNS);
+                put16(load16(mine + at), weights + at / COLUMNS * COLUMNS * TILE + row * COLUMNS + at % COLUMNS);
         }
         for (int64_t from = 0; from < all.width; from += 4 * TILE) mix(values, row_of_all, rows, chunk, from);
     }
@@ -216,8 +211,8 @@ class TileRows {
 // All rows, by all members: in each thread tiles have their full size. `found` is shared; all meet before `out` is read.
 inline void attend_tiles(const Attention<bfloat16>& all, const Team& team, char* found_memory, char* own,
                          bfloat16* out) {
-    const int64_t rows = all.heads / all.kv_heads * all.tokens, blocks = whole(rows, TILE);
-    const Found found{reinterpret_cast<float*>(found_memory), whole(all.columns + all.tokens - 1, CHUNK), all.width};
+    const int64_t rows = all.heads / all.kv_heads * all.tokens, blocks = pieces(rows, TILE);
+    const Found found{reinterpret_cast<float*>(found_memory), pieces(all.columns + all.tokens - 1, CHUNK), all.width};
     {
         Tiles tiles(TILE);
         TileRows some(all, found, own);
