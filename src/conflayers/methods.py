@@ -75,6 +75,11 @@ class Entry:
             return {}
         return {name: DRAFTER_OPTIONS[name] for name in self.takes}
 
+    @property
+    def every_option(self) -> dict[str, str]:
+        """name -> meaning, of all that it takes, its own last."""
+        return {**(COMMON_OPTIONS if self.drafts else {}), **self.drafter_options, **self.options}
+
 
 METHODS: dict[str, Entry] = {
     "auto": Entry(
@@ -224,8 +229,7 @@ def check_names(method: str | Selector, options: Iterable[str], others: Iterable
     elif method not in METHODS:
         return
     else:
-        entry = METHODS[method]
-        allowed = {**entry.options, **(COMMON_OPTIONS | entry.drafter_options if entry.drafts else {})}
+        allowed = METHODS[method].every_option
     for option in options:
         if option in allowed:
             continue

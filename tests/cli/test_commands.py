@@ -8,7 +8,8 @@ import conflayers
 from conflayers.bench.peers import PEERS
 from conflayers.bench.sweeps import SWEEPS
 from conflayers.cli import console
-from conflayers.methods import DRAFTER_OPTIONS, METHODS
+from conflayers.errors import InputError
+from conflayers.methods import DRAFTER_OPTIONS, METHODS, check_names
 
 COMMAND = (sys.executable, "-c", "from conflayers.cli import main; main()")
 
@@ -57,6 +58,12 @@ def test_methods_as_json(run):
     assert set(listed) == set(METHODS)
     assert set(listed["fixed"]["options"]) == {"fallback", *DRAFTER_OPTIONS}
     assert listed["conflayers"]["source"] == METHODS["conflayers"].source
+    # What a method is listed with it takes, and nothing else.
+    for name, row in listed.items():
+        check_names(name, row["options"])
+        for option in {*DRAFTER_OPTIONS, "fallback"} - set(row["options"]):
+            with pytest.raises(InputError, match="has no option"):
+                check_names(name, [option])
 
 
 def test_demo_tells_its_story_and_ends_with_the_document(run, model):

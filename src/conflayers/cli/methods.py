@@ -10,14 +10,11 @@ def run(as_json: Json = False) -> None:
     """List the methods with their options, and what `conflayers bench` knows beside them."""
     from conflayers.bench.peers import PEERS, summary
     from conflayers.bench.sweeps import SWEEPS
-    from conflayers.method_options import COMMON_OPTIONS
-    from conflayers.methods import DRAFTER_OPTIONS, METHODS
+    from conflayers.methods import METHODS
 
-    common = COMMON_OPTIONS | DRAFTER_OPTIONS
-    options = {name: {**(common if entry.drafts else {}), **entry.options} for name, entry in METHODS.items()}
     if as_json:
         listed = [
-            {"name": name, "summary": entry.summary, "source": entry.source, "options": options[name]}
+            {"name": name, "summary": entry.summary, "source": entry.source, "options": entry.every_option}
             for name, entry in METHODS.items()
         ]
         peers = [{"name": name, "summary": summary(name)} for name in PEERS]
@@ -27,7 +24,7 @@ def run(as_json: Json = False) -> None:
     for name, entry in METHODS.items():
         source = f" ({entry.source})" if entry.source else ""
         out().print(f"{name}: {entry.summary}{source}")
-        out().print(_table(options[name]), soft_wrap=False)
+        out().print(_table(entry.every_option), soft_wrap=False)
     for title, rows in (
         ("beside these in `conflayers bench --methods`", {name: summary(name) for name in PEERS}),
         ("rows that `conflayers bench --sweep` adds", {name: one.question for name, one in SWEEPS.items()}),
