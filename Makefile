@@ -37,9 +37,10 @@ zoo: $(READY)
 	$(BIN)/python tests/zoo/held_out.py
 	$(BIN)/python tests/zoo/card.py
 
-# About an hour, with nothing else running: every table of the README, measured and written anew.
+# Under an hour on two cores, with nothing else running: every table of the README, measured and written anew.
+# The table of Spec-Bench wants its questions, and llama.cpp in it the same weights: make tables QUESTIONS=... GGUF=...
 tables: $(READY)
-	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/tables.py $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(GGUF),--gguf $(GGUF))
 
 clean:
 	rm -rf .venv

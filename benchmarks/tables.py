@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,7 +147,7 @@ RUNS = {
         "24 layers",
         "tests/zoo/dropout-24",
         ["conflayers"],
-        _words(f"--data {HELD_OUT} --limit 20 {EACH} {' '.join(f'--sweep {name}' for name in SWEEPS)}"),
+        _words(f"--data {HELD_OUT} --limit 12 {EACH} {' '.join(f'--sweep {name}' for name in SWEEPS)}"),
         compiled=False,
     ),
     "predicted": Run(
@@ -160,10 +161,10 @@ RUNS = {
         "24 layers",
         "tests/zoo/dropout-24",
         ["conflayers", "swift", "clasp"],
-        _words(f"--data {HELD_OUT},humaneval,{HELD_OUT} --limit 15 {EACH}"),
+        _words(f"--data {HELD_OUT},humaneval,{HELD_OUT} --limit 10 {EACH}"),
         {
-            "own": ("fixed", _searched("tests/zoo/dropout-24", HELD_OUT, "--budget 60")),
-            "other": ("fixed", _searched("tests/zoo/dropout-24", "humaneval", "--budget 60")),
+            "own": ("fixed", _searched("tests/zoo/dropout-24", HELD_OUT, "--budget 30")),
+            "other": ("fixed", _searched("tests/zoo/dropout-24", "humaneval", "--budget 30")),
         },
         compiled=False,
     ),
@@ -373,6 +374,16 @@ def _line(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _run_all(names: Sequence[str], files: Mapping[str, str | None]) -> None:
+    began = time.monotonic()
+    for name in names:
+        if "{questions}" in RUNS[name].options and not files["questions"]:
+            print(f"{name} is left out: it needs --questions FILE", file=sys.stderr)
+            continue
+        run(name, files)
+        print(f"{name} is done, {(time.monotonic() - began) / 60:.1f} minutes after the start", file=sys.stderr)
+
+
 def main() -> None:
     """Run, keep and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -386,11 +397,7 @@ def main() -> None:
         parser.error(f"no run {unknown[0]!r}; there are: {', '.join(RUNS)}")
     files = {"questions": given.questions, "gguf": given.gguf}
     if not given.draw:
-        for name in given.names or RUNS:
-            if "{questions}" in RUNS[name].options and not given.questions:
-                print(f"{name} is left out: it needs --questions FILE", file=sys.stderr)
-                continue
-            run(name, files)
+        _run_all(given.names or list(RUNS), files)
     for page in (README, REPRODUCTION, PREDICTION):
         page.write_text(drawn(page.read_text(encoding="utf-8"), page), encoding="utf-8")
 
