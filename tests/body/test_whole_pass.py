@@ -54,29 +54,30 @@ MODELS = {
 }
 # Of the logits' norm: operators round in other places.
 CLOSE = 0.05
+KINDS = (torch.bfloat16, torch.float32)
 
 
-def build(name: str) -> PreTrainedModel:
+def build(name: str, kind: torch.dtype = torch.bfloat16) -> PreTrainedModel:
     torch.manual_seed(0)
-    kind, config, special = MODELS[name]
-    model = kind(config(**(BASE | special)))
+    family, config, special = MODELS[name]
+    model = family(config(**(BASE | special)))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval().bfloat16()
+    return model.eval().to(kind)
 
 
 @pytest.fixture(autouse=True)
 def _there_are_some_here() -> None:
-    if why := products.why_not(torch.zeros(16, 32).bfloat16()):
+    if why := products.why_not(torch.zeros(16, 32)):
         pytest.skip(why)
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=[(name, kind) for name in MODELS for kind in KINDS], ids=lambda one: f"{one[0]}, {one[1]}")
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[FastBody, FastBody]]:
     """The same model with whole passes and operator by operator."""
-    whole, parts = (FastBody(copy.deepcopy(build(request.param))) for _ in range(2))
+    whole, parts = (FastBody(copy.deepcopy(build(*request.param))) for _ in range(2))
     assert whole._whole is not None
     parts._whole = None
     for body in (whole, parts):
@@ -225,7 +226,8 @@ def test_the_chain_of_a_tree_has_the_bits_of_the_chain_alone(both, length):
     body.rollback(length)
     body.forward(TEXT[length : length + 1])
     sibling = body.forward([9]).logits
-    assert torch.equal(tree.logits[5:6], sibling)
+    # Which stands behind tokens that it does not see, and so is summed in another order.
+    assert off(tree.logits[5:6], sibling) < torch.finfo(body.model.dtype).eps * 8
 
 
 def test_a_path_of_a_tree_is_kept(both):
@@ -265,11 +267,12 @@ def test_what_lies_behind_the_text_is_not_read(both):
 
 def test_a_cache_of_another_precision_is_taken_over(both):
     whole, parts = both
-    theirs = DynamicCache(config=whole.model.config)
+    theirs, other = DynamicCache(config=whole.model.config), {torch.float32: torch.bfloat16}
     with torch.no_grad():
         whole.model(torch.tensor([TEXT[:20]]), past_key_values=theirs)
     for layer in theirs.layers:
-        layer.keys, layer.values = layer.keys.float(), layer.values.float()
+        kind = other.get(layer.keys.dtype, torch.float32)
+        layer.keys, layer.values = layer.keys.to(kind), layer.values.to(kind)
     found = []
     for body in (whole, parts):
         body.release()

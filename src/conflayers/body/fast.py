@@ -53,7 +53,7 @@ class FastBody(ShortPasses):
         self._native: Native | None = None
         self._why_not_compiled: str | None = None
         self._seen_weights: Fingerprint | None = None
-        self._steady = False
+        self._steady = self._whole_steady = False
         self._hooks: list[Mapping[int, Any]] = []
         self._later = torch.empty(0)
         self._read_weights()
@@ -72,7 +72,7 @@ class FastBody(ShortPasses):
 
         Only with full attention: where a layer sees a window, its rows begin at another one for every token.
         """
-        return self._steady and self.fast
+        return self.fast and (self._steady if self._short(1) is None else self._whole_steady)
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ class FastBody(ShortPasses):
             shape = (self._heads, self._kv_heads, self._width, model.dtype, model.device)
             self._steady = self._weights.steady and self._windows == {None} and attention_steady(*shape)
             self._steady = self._steady and (self._native is None or self._native.steady())
-            self._steady = self._steady and (self._whole is None or self._whole.steady(self._weights.target))
+            self._whole_steady = self._whole is not None and self._whole.steady(self._weights.target)
             # Who listens in the middle of a request is heard from the next pass on.
             self._hooks = [hooks for module in model.modules() for hooks in hooks_of(module)]
 

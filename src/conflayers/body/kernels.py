@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from conflayers.body.cache_folder import cache_folder, cache_place, scratch_in, sha256
 from conflayers.errors import LoadError
 
@@ -30,21 +32,21 @@ SWITCH = "CONFLAYERS_NATIVE"
 KINDS = ("float32", "bfloat16")
 
 _POINTER, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-_ARGUMENTS = {
-    "norm": [*[_POINTER] * 3, _REAL, _POINTER, *[_COUNT] * 2],
-    "gated": [*[_POINTER] * 2, *[_COUNT] * 2],
-    "turn": [*[_POINTER] * 3, _REAL, *[_POINTER] * 5, *[_COUNT] * 5],
-    "attend": [*[_POINTER] * 4, *[_COUNT] * 7, _REAL, *[_POINTER] * 2],
-}
-# Of products and whole passes, which are for bfloat16 alone: what they take, and what they return.
-_OF_PASSES: dict[str, tuple[list[Any], Any]] = {
-    "has_products": ([], _COUNT),
+# What functions take, and what they return: of every kind of number,
+_OF_KINDS: dict[str, tuple[list[Any], Any]] = {
+    "norm": ([*[_POINTER] * 3, _REAL, _POINTER, *[_COUNT] * 2], None),
+    "gated": ([*[_POINTER] * 2, *[_COUNT] * 2], None),
+    "turn": ([*[_POINTER] * 3, _REAL, *[_POINTER] * 5, *[_COUNT] * 5], None),
+    "attend": ([*[_POINTER] * 4, *[_COUNT] * 7, _REAL, *[_POINTER] * 2], None),
+    "attend_bytes": ([_COUNT] * 4, _COUNT),
     "product_bytes": ([_POINTER, _COUNT], _COUNT),
     "multiply": ([_POINTER, _POINTER, _COUNT, _COUNT, _POINTER, _POINTER], None),
     "round_matrix": ([_COUNT, _POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _POINTER], None),
     "pass_bytes": ([_POINTER], _COUNT),
     "run_pass": ([_POINTER], None),
 }
+# ... and which of them the processor has.
+_ANSWERS = ("has_passes", "has_whole_numbers")
 
 
 class NoKernelsError(Exception):
@@ -63,6 +65,18 @@ def library() -> ctypes.CDLL | str:
         except NoKernelsError as error:
             reasons.append(str(error))
     return reasons[0] if reasons else "no C++ compiler was found"
+
+
+def of(name: str, kind: torch.dtype) -> Any:
+    """One of the kernels, for numbers of a kind; there is a library."""
+    found = library()
+    assert not isinstance(found, str)
+    return getattr(found, f"{name}_{kind_name(kind)}")
+
+
+def kind_name(kind: torch.dtype) -> str:
+    """As `KINDS` have it."""
+    return str(kind).removeprefix("torch.")
 
 
 def _wanted() -> list[list[str]]:
@@ -110,13 +124,12 @@ def _is_whole(path: Path) -> bool:
 def _opened(path: Path) -> ctypes.CDLL:
     try:
         found = ctypes.CDLL(str(path))
-        for name, arguments in _ARGUMENTS.items():
+        for name, (arguments, returned) in _OF_KINDS.items():
             for kind in KINDS:
                 function = getattr(found, f"{name}_{kind}")
-                function.argtypes, function.restype = arguments, None
-        for name, (arguments, returned) in _OF_PASSES.items():
-            function = getattr(found, name)
-            function.argtypes, function.restype = arguments, returned
+                function.argtypes, function.restype = arguments, returned
+        for name in _ANSWERS:
+            getattr(found, name).restype = _COUNT
     except (OSError, AttributeError) as error:
         raise NoKernelsError(f"what was compiled cannot be used: {error}") from error
     return found

@@ -20,8 +20,6 @@ ATTENDED = (32, 64, 96, 128)
 # ... up to so many columns times all heads' width: of more, torch's takes less time, since it is for many threads. It
 # must not be a matter of how many tokens there are, lest verification had other bits than decoding.
 MOST_WORK = 1 << 19
-# Numbers in a vector of a kernel: rows of scores are rounded up to whole ones.
-LANES = 16
 
 
 class Native(Operators):
@@ -33,8 +31,7 @@ class Native(Operators):
 
     def __init__(self, heads: int, kv_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(heads, kv_heads, width)
-        kind = str(dtype).removeprefix("torch.")
-        if device.type != "cpu" or kind not in kernels.KINDS:
+        if device.type != "cpu" or kernels.kind_name(dtype) not in kernels.KINDS:
             raise NoKernelsError(f"there are none for {dtype} on {device.type}")
         if width > WIDEST_HEAD or width % 2:
             raise NoKernelsError(f"there are none for heads of {width}")
@@ -42,12 +39,12 @@ class Native(Operators):
         if isinstance(found, str):
             raise NoKernelsError(found)
         self._kind = dtype
-        functions = (getattr(found, f"{name}_{kind}") for name in ("norm", "gated", "turn", "attend"))
+        functions = (kernels.of(name, dtype) for name in ("norm", "gated", "turn", "attend"))
         self._norm_kernel, self._gated_kernel, self._turn_kernel, self._attend_kernel = functions
         self._columns = MOST_WORK // (heads * width) if width in ATTENDED else 0
-        # One for all layers: a body runs one pass at a time. For every row twice its width, its columns and their sum.
-        room = heads // kv_heads * SHORT * (2 * width + self._columns + SHORT + LANES + 1)
-        self._scratch = torch.empty(room, dtype=torch.float32, device="cpu")
+        # One for all layers: a body runs one pass at a time.
+        room = kernels.of("attend_bytes", dtype)(self._columns + SHORT, SHORT, heads, width)
+        self._scratch = torch.empty(room, dtype=torch.uint8, device="cpu")
 
     def __reduce__(self) -> tuple[Callable[..., Operators], tuple[int, int, int, torch.dtype]]:
         return _again, (self.heads, self.kv_heads, self.width, self._kind)

@@ -92,7 +92,7 @@ class Weights:
     def why_not(self, precision: str) -> str | None:
         """Why there is no view in a precision, in words; None if there is one."""
         if precision not in self._refused:
-            alike = {linear.weight.shape: linear for linear in _matrices(self.plain) if _why_not_own(linear)}
+            alike = {linear.weight.shape: linear for linear in _matrices(self.plain) if _why_not_own_view(linear)}
             reasons = (why for linear in alike.values() if (why := why_not_view(linear, precision)))
             self._refused[precision] = next(reasons, None)
         return self._refused[precision]
@@ -155,7 +155,7 @@ def _target(plain: Form, layout: str) -> tuple[Form, bool]:
     check_layout(layout)
     if layout != "packed" and not any(map(_why_not_own, _matrices(plain))):
         # At the speed of memory, without a copy.
-        return plain.converted(products.tiled), True
+        return plain.converted(products.plain), True
     target = plain.converted(pack) if _packs(plain, layout) else plain
     whole = _steady(target, plain)
     return whole or target, whole is not None
@@ -165,9 +165,13 @@ def _why_not_own(linear: Linear) -> str | None:
     return products.why_not(linear.weight)
 
 
+def _why_not_own_view(linear: Linear) -> str | None:
+    return products.why_not_rounded(linear.weight)
+
+
 def _viewed(linear: Linear, precision: str) -> Product:
     """A matrix in `precision`, one of `VIEWS`: the kernels' own, or torch's."""
-    return view(linear, precision) if _why_not_own(linear) else OWN_VIEWS[precision](linear)
+    return view(linear, precision) if _why_not_own_view(linear) else OWN_VIEWS[precision](linear)
 
 
 def _matrices(plain: Form) -> list[Linear]:

@@ -17,7 +17,7 @@ from conflayers.body.cache import PositionedCache
 from conflayers.body.contract import Trace
 from conflayers.body.native import ATTENDED
 from conflayers.body.operators import SHORT, RmsNorm
-from conflayers.body.products import Record, Rounded, Tiled
+from conflayers.body.products import Plain, Record, Rounded
 from conflayers.body.weights import Form
 from conflayers.plan import Plan
 
@@ -104,7 +104,7 @@ class WholePass:
         """Whether passes over this form can be run here."""
         if id(form) not in self._prepared:
             ours = self.width in ATTENDED and self.embedding.is_contiguous()
-            ours = ours and all(isinstance(one, Tiled | Rounded) for one in form.products())
+            ours = ours and all(isinstance(one, Plain | Rounded) for one in form.products())
             self._prepared[id(form)] = self._prepare(form) if ours else None
         return self._prepared[id(form)] is not None
 
@@ -146,10 +146,8 @@ class WholePass:
         parts = [[layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]]
         keys, values = ((_POINTER * len(part))(*(one.data_ptr() for one in part)) for part in parts)
         # Whoever hands over a cache may have computed in another precision.
-        shape = (1, self.kv_heads, cache.rows, self.width)
-        fits = all(
-            one.dtype == torch.bfloat16 and one.shape == shape and one.is_contiguous() for part in parts for one in part
-        )
+        wanted = self.embedding.dtype, (1, self.kv_heads, cache.rows, self.width)
+        fits = all((one.dtype, one.shape) == wanted and one.is_contiguous() for part in parts for one in part)
         return _Place(weakref.ref(cache), keys, values, parts[0][0].stride(1), fits)
 
     @contextmanager
@@ -171,7 +169,7 @@ class WholePass:
         """Whether a few tokens at once have the bits that they have one by one, as two layers and a text tell."""
         generator = torch.Generator().manual_seed(0)
         tables = torch.randn(2, SHORT, self.width, generator=generator, dtype=torch.float32, device="cpu")
-        cos, sin = tables.to(torch.bfloat16)
+        cos, sin = tables.to(self.embedding.dtype)
         plan = Plan.layers(range(2, len(form.layers)))
         text = [i * 37 % len(self.embedding) for i in range(SHORT)]
 
@@ -242,14 +240,13 @@ class WholePass:
         return logits, _trace(kept, runs) if traced else Trace([], [])
 
     def _run(self, given: _Pass) -> None:
-        found = kernels.library()
-        assert not isinstance(found, str)
-        needed = found.pass_bytes(ctypes.byref(given))
+        kind = self.embedding.dtype
+        needed = kernels.of("pass_bytes", kind)(ctypes.byref(given))
         if needed > self._scratch.numel():
             # Half as much again: a text grows token by token.
             self._scratch = torch.empty(needed * 3 // 2, dtype=torch.uint8, device="cpu")
         given.scratch = self._scratch.data_ptr()
-        found.run_pass(ctypes.byref(given))
+        kernels.of("run_pass", kind)(ctypes.byref(given))
 
 
 def _trace(kept: torch.Tensor, runs: Iterable[int]) -> Trace:
@@ -276,5 +273,5 @@ def _records(form: Form) -> "tuple[ctypes.Array[_Layer], Record]":
 
 
 def _record_of(product: object) -> Record:
-    assert isinstance(product, Tiled | Rounded)
+    assert isinstance(product, Plain | Rounded)
     return product.record

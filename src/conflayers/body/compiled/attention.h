@@ -1,6 +1,10 @@
 // Attention of a few tokens over a cache.
+//
+// A text is weighed chunk by chunk, so that threads may share it, and the chunks are the same for everybody: rows have the
+// same bits in any company.
 #pragma once
 #include "spans.h"
+#include "team.h"
 
 namespace {
 
@@ -74,54 +78,8 @@ inline float weighed(float* scores, const float* bias, int64_t seen, int64_t roo
     return sum(total);
 }
 
-// All rows that share one key-value head: of every query head in the group, the tokens one after the other. Token t
-// sees of the first `columns` + t columns those that its row of the bias, if there is one, lets it. `scratch` has room,
-// for every row, for twice the width, the last token's columns, and a vector more.
-template <int SPANS, class T>
-void attend_group(const T* queries, const T* keys, const T* values, const float* bias, int64_t biases, int64_t columns,
-                  int64_t tokens, int64_t rows, float scale, float* scratch, T* out, int64_t apart) {
-    constexpr int64_t width = SPANS * SPAN;
-    constexpr int VECTORS = 2 * SPANS;
-    int64_t most = columns + tokens - 1, room = (most + LANES - 1) / LANES * LANES;
-    floats block[LANES * VECTORS], some[VECTORS];
-    float *asked = scratch, *mixed = asked + rows * width;
-    float *scores = mixed + rows * width, *totals = scores + rows * room;
-    for (int64_t i = 0; i < rows * SPANS; i++) put_whole(whole(queries + i * SPAN) * scale, asked + i * SPAN);
-    for (int64_t at = 0; at < most; at += LANES) {
-        unpack<SPANS>(keys + at * width, most - at, block);
-        for (int64_t row = 0; row < rows; row++) {
-            floats found[LANES];
-            std::memcpy(some, asked + row * width, sizeof some);
-            for (int c = 0; c < LANES; c++) {
-                found[c] = some[0] * block[c * VECTORS];
-                for (int v = 1; v < VECTORS; v++) found[c] += some[v] * block[c * VECTORS + v];
-            }
-            floats all = sums(found);
-            std::memcpy(scores + row * room + at, &all, sizeof all);
-        }
-    }
-    for (int64_t row = 0; row < rows; row++) {
-        int64_t token = row % tokens;
-        totals[row] = weighed(scores + row * room, bias ? bias + token * biases : bias, columns + token, room);
-    }
-    std::memset(mixed, 0, rows * width * sizeof(float));
-    for (int64_t at = 0; at < most; at += LANES) {
-        unpack<SPANS>(values + at * width, most - at, block);
-        for (int64_t row = 0; row < rows; row++) {
-            const float* score = scores + row * room + at;
-            std::memcpy(some, mixed + row * width, sizeof some);
-            for (int c = 0; c < LANES; c++)
-                for (int v = 0; v < VECTORS; v++) some[v] += block[c * VECTORS + v] * score[c];
-            std::memcpy(mixed + row * width, some, sizeof some);
-        }
-    }
-    for (int64_t row = 0; row < rows; row++) {
-        T* to = out + row % tokens * apart + row / tokens * width;
-        for (int s = 0; s < SPANS; s++) put_whole(whole(mixed + row * width + s * SPAN) / totals[row], to + s * SPAN);
-    }
-}
-
-// What a few tokens ask of a cache.
+// What a few tokens ask of a cache. Token t sees of the first `columns` + t columns those that its row of the bias, if
+// there is one, lets it. Rows are those of queries: of every head its tokens one after the other.
 template <class T>
 struct Attention {
     const T *queries, *keys, *values;
@@ -129,16 +87,123 @@ struct Attention {
     int64_t biases, stride, columns, tokens, heads, kv_heads, width;
     float scale;
 
-    void run(float* scratch, T* out) const {
-        auto of_width = width == SPAN       ? attend_group<1, T>
-                        : width == 2 * SPAN ? attend_group<2, T>
-                        : width == 3 * SPAN ? attend_group<3, T>
-                                            : attend_group<4, T>;
-        int64_t group = heads / kv_heads, rows = group * tokens;
-        for (int64_t head = 0; head < kv_heads; head++)
-            of_width(queries + head * rows * width, keys + head * stride, values + head * stride, bias, biases, columns,
-                     tokens, rows, scale, scratch, out + head * group * width, heads * width);
+    int64_t most() const { return columns + tokens - 1; }
+    // Rows that share one key-value head.
+    int64_t sharing() const { return heads / kv_heads * tokens; }
+    const float* bias_of(int64_t token) const { return bias ? bias + token * biases : nullptr; }
+};
+
+// Columns of a chunk, and rows that are computed at once.
+constexpr int64_t CHUNK = 256, BATCH_ROWS = 16;
+
+// What each row found in every chunk: highest score, sum of weights, and values by them, in spans.
+struct Found {
+    float* memory;
+    int64_t chunks, width;
+
+    static int64_t bytes(int64_t rows, int64_t columns, int64_t width) {
+        return rows * pieces(columns, CHUNK) * (width + 2) * int64_t(sizeof(float));
+    }
+    float* at(int64_t row, int64_t chunk) const { return memory + (row * chunks + chunk) * (width + 2); }
+
+    // A row over all chunks.
+    template <class T>
+    void join(int64_t row, T* out) const {
+        float most = -INFINITY, total = 0;
+        for (int64_t chunk = 0; chunk < chunks; chunk++) most = std::fmax(most, at(row, chunk)[0]);
+        Span mixed[4] = {};
+        for (int64_t chunk = 0; chunk < chunks; chunk++) {
+            const float *one = at(row, chunk), share = std::exp(one[0] - most);
+            total += share * one[1];
+            for (int64_t s = 0; s < width / SPAN; s++) mixed[s] = mixed[s] + whole(one + 2 + s * SPAN) * share;
+        }
+        for (int64_t s = 0; s < width / SPAN; s++) put_whole(mixed[s] / total, out + s * SPAN);
     }
 };
+
+// Up to 16 rows that share a key-value head, and a chunk of its columns.
+template <class T>
+class VectorRows {
+  public:
+    static int64_t bytes(int64_t width) { return BATCH_ROWS * (width + CHUNK) * int64_t(sizeof(float)); }
+
+    VectorRows(const Attention<T>& all, const Found& found, char* memory)
+        : all(all), found(found), asked(reinterpret_cast<float*>(memory)), scores(asked + BATCH_ROWS * all.width) {}
+
+    // Rows from `first` on of those of a key-value head.
+    void run(int64_t kv_head, int64_t first, int64_t rows, int64_t chunk) {
+        switch (all.width / SPAN) {
+            case 1: return run<1>(kv_head, first, rows, chunk);
+            case 2: return run<2>(kv_head, first, rows, chunk);
+            case 3: return run<3>(kv_head, first, rows, chunk);
+            default: return run<4>(kv_head, first, rows, chunk);
+        }
+    }
+
+  private:
+    const Attention<T>& all;
+    const Found& found;
+    float *asked, *scores;
+
+    template <int SPANS>
+    void run(int64_t kv_head, int64_t first, int64_t rows, int64_t chunk) {
+        constexpr int64_t width = SPANS * SPAN, vectors = 2 * SPANS;
+        const int64_t begin = chunk * CHUNK, left = all.most() - begin, most = left < CHUNK ? left : CHUNK;
+        const int64_t room = pieces(most, LANES) * LANES, row_of_all = kv_head * all.sharing() + first;
+        const T *keys = all.keys + kv_head * all.stride + begin * width,
+                *values = all.values + kv_head * all.stride + begin * width;
+        floats block[LANES * vectors], some[vectors];
+        for (int64_t i = 0; i < rows * SPANS; i++)
+            put_whole(whole(all.queries + row_of_all * width + i * SPAN) * all.scale, asked + i * SPAN);
+        for (int64_t at = 0; at < most; at += LANES) {
+            ask_for(keys + (at + LANES) * width, LANES * width * int64_t(sizeof(T)));
+            unpack<SPANS>(keys + at * width, most - at, block);
+            for (int64_t row = 0; row < rows; row++) {
+                floats scored[LANES];
+                std::memcpy(some, asked + row * width, sizeof some);
+                for (int c = 0; c < LANES; c++) {
+                    scored[c] = floats{};
+                    for (int v = 0; v < vectors; v++) scored[c] += some[v] * block[c * vectors + v];
+                }
+                put16(sums(scored), scores + row * room + at);
+            }
+        }
+        for (int64_t row = 0; row < rows; row++) {
+            const int64_t token = (first + row) % all.tokens, seen = all.columns + token - begin;
+            const float* bias = all.bias ? all.bias_of(token) + begin : nullptr;
+            float* to = found.at(row_of_all + row, chunk);
+            to[1] = weighed(scores + row * room, bias, seen < most ? (seen > 0 ? seen : 0) : most, room, to);
+            std::memset(to + 2, 0, width * sizeof(float));
+        }
+        for (int64_t at = 0; at < most; at += LANES) {
+            ask_for(values + (at + LANES) * width, LANES * width * int64_t(sizeof(T)));
+            unpack<SPANS>(values + at * width, most - at, block);
+            for (int64_t row = 0; row < rows; row++) {
+                float *mixed = found.at(row_of_all + row, chunk) + 2, *score = scores + row * room + at;
+                std::memcpy(some, mixed, sizeof some);
+                for (int c = 0; c < LANES; c++)
+                    for (int v = 0; v < vectors; v++) some[v] += block[c * vectors + v] * score[c];
+                std::memcpy(mixed, some, sizeof some);
+            }
+        }
+    }
+};
+
+// All rows, by all members. `found` is shared; all meet before `out`, [tokens][heads][width], is read.
+template <class Rows, class T>
+inline void attend(const Attention<T>& all, const Team& team, char* found_memory, char* own, T* out) {
+    const int64_t rows = all.sharing(), blocks = pieces(rows, BATCH_ROWS);
+    const Found found{reinterpret_cast<float*>(found_memory), pieces(all.most(), CHUNK), all.width};
+    Rows some(all, found, own);
+    // Chunks of the same rows one after the other.
+    team.share(all.kv_heads * blocks * found.chunks, [&](int64_t i) {
+        int64_t first = i / found.chunks % blocks * BATCH_ROWS, left = rows - first;
+        some.run(i / found.chunks / blocks, first, left < BATCH_ROWS ? left : BATCH_ROWS, i % found.chunks);
+    });
+    team.wait();
+    team.share(all.heads * all.tokens, [&](int64_t row) {
+        found.join(row, out + (row % all.tokens * all.heads + row / all.tokens) * all.width);
+    });
+}
 
 }  // namespace

@@ -23,39 +23,58 @@
     }                                                                                                                 \
     extern "C" void attend_##NAME(const T* queries, const T* keys, const T* values, const float* bias,                \
                                   int64_t biases, int64_t stride, int64_t columns, int64_t tokens, int64_t heads,     \
-                                  int64_t kv_heads, int64_t width, float scale, float* scratch, T* out) {             \
-        Attention<T>{queries, keys,   values, bias,     biases, stride,                                               \
-                     columns, tokens, heads,  kv_heads, width,  scale}                                                \
-            .run(scratch, out);                                                                                       \
+                                  int64_t kv_heads, int64_t width, float scale, char* scratch, T* out) {              \
+        const Attention<T> all{queries, keys,   values, bias,     biases, stride,                                     \
+                               columns, tokens, heads,  kv_heads, width,  scale};                                     \
+        attend<VectorRows<T>>(all, Team{0, 1, nullptr}, scratch + VectorRows<T>::bytes(width), scratch, out);         \
+    }                                                                                                                 \
+    extern "C" int64_t attend_bytes_##NAME(int64_t columns, int64_t tokens, int64_t heads, int64_t width) {           \
+        return VectorRows<T>::bytes(width) + Found::bytes(heads * tokens, columns + tokens, width);                   \
     }
 
 KERNELS(float, float32)
 KERNELS(bfloat16, bfloat16)
 
-#ifdef HAS_PRODUCTS
+#ifdef HAS_PASSES
+extern "C" int64_t has_passes() { return 1; }
 
-extern "C" int64_t has_products() { return allowed(); }
-extern "C" int64_t pass_bytes(const Pass* pass) { return pass->bytes(); }
-extern "C" void run_pass(const Pass* pass) { pass->run(); }
-extern "C" void multiply(const Product* product, const bfloat16* x, int64_t tokens, int64_t threads, char* scratch,
-                         bfloat16* out) {
-    multiply_alone(*product, x, tokens, threads, scratch, out);
-}
-extern "C" int64_t product_bytes(const Product* product, int64_t threads) {
-    return Input::shared_bytes(product->ins) + threads * Input::own_bytes(product->ins);
-}
-extern "C" void round_matrix(int64_t kind, const bfloat16* weight, int64_t outs, int64_t ins, int64_t threads,
-                             uint8_t* to, void* scales) {
-    round_matrix(Kind(kind), weight, outs, ins, threads, to, scales);
-}
-
+#define PASSES(T, NAME)                                                                                               \
+    extern "C" int64_t pass_bytes_##NAME(const Pass<T>* pass) { return pass->bytes(); }                               \
+    extern "C" void run_pass_##NAME(const Pass<T>* pass) { pass->run(); }                                             \
+    extern "C" void multiply_##NAME(const Product* product, const T* x, int64_t tokens, int64_t threads,              \
+                                    char* scratch, T* out) {                                                          \
+        multiply_alone(*product, x, tokens, threads, scratch, out);                                                   \
+    }                                                                                                                 \
+    extern "C" int64_t product_bytes_##NAME(const Product* product, int64_t threads) {                                \
+        return Input<T>::shared_bytes(product->ins) + threads * Input<T>::own_bytes(product->ins);                    \
+    }
 #else
+extern "C" int64_t has_passes() { return 0; }
 
-extern "C" int64_t has_products() { return 0; }
-extern "C" int64_t pass_bytes(const void*) { return 0; }
-extern "C" void run_pass(const void*) {}
-extern "C" void multiply(const void*, const void*, int64_t, int64_t, char*, void*) {}
-extern "C" int64_t product_bytes(const void*, int64_t) { return 0; }
-extern "C" void round_matrix(int64_t, const void*, int64_t, int64_t, int64_t, void*, void*) {}
-
+#define PASSES(T, NAME)                                                                                               \
+    extern "C" int64_t pass_bytes_##NAME(const void*) { return 0; }                                                   \
+    extern "C" void run_pass_##NAME(const void*) {}                                                                   \
+    extern "C" void multiply_##NAME(const void*, const T*, int64_t, int64_t, char*, T*) {}                            \
+    extern "C" int64_t product_bytes_##NAME(const void*, int64_t) { return 0; }
 #endif
+
+PASSES(float, float32)
+PASSES(bfloat16, bfloat16)
+
+#ifdef HAS_WHOLE_NUMBERS
+extern "C" int64_t has_whole_numbers() { return 1; }
+
+#define ROUNDING(T, NAME)                                                                                             \
+    extern "C" void round_matrix_##NAME(int64_t kind, const T* weight, int64_t outs, int64_t ins, int64_t threads,    \
+                                        uint8_t* to, void* scales) {                                                  \
+        round_matrix(Kind(kind), weight, outs, ins, threads, to, scales);                                             \
+    }
+#else
+extern "C" int64_t has_whole_numbers() { return 0; }
+
+#define ROUNDING(T, NAME)                                                                                             \
+    extern "C" void round_matrix_##NAME(int64_t, const T*, int64_t, int64_t, int64_t, uint8_t*, void*) {}
+#endif
+
+ROUNDING(float, float32)
+ROUNDING(bfloat16, bfloat16)

@@ -1,4 +1,4 @@
-// A pass of a few tokens through layers and head, in bfloat16, as one call.
+// A pass of a few tokens through layers and head as one call.
 #pragma once
 #include "products.h"
 #include "rows.h"
@@ -6,14 +6,15 @@
 
 #include <chrono>
 
-#ifdef HAS_PRODUCTS
+#ifdef HAS_PASSES
 
 namespace {
 
+template <class T>
 struct Layer {
-    const bfloat16 *norm, *mlp_norm;
+    const T *norm, *mlp_norm;
     // Of each head, or null.
-    const bfloat16 *q_norm, *k_norm;
+    const T *q_norm, *k_norm;
     Product qkv, out, gate_up, down;
     int64_t rotated;
 };
@@ -24,6 +25,7 @@ enum Stage { PRODUCTS, NORMS, ROTATION, ATTENTION, GATE, WAITING };
 // What is run of a layer.
 enum Runs : uint8_t { RUNS_ATTENTION = 1, RUNS_MLP = 2 };
 
+template <class T>
 struct Pass {
     // `wanted`: of the last tokens, those whose logits are, 0 or more.
     int64_t layers, tokens, length, wanted, threads;
@@ -31,20 +33,20 @@ struct Pass {
     // Rows whose sublayers' outputs are written to `trace`, the last ones.
     int64_t traced;
     double eps;
-    const Layer* layer;
+    const Layer<T>* layer;
     // Of every layer where its cache begins.
-    bfloat16 *const *keys, *const *values;
+    T *const *keys, *const *values;
     const uint8_t* runs;
-    const bfloat16* norm;
+    const T* norm;
     const Product* head;
     // [vocabulary][hidden]; and of every token its row there, and of `cos` and `sin`.
-    const bfloat16* embedding;
+    const T* embedding;
     const int64_t *ids, *positions;
-    const bfloat16 *cos, *sin;
+    const T *cos, *sin;
     // What to add to scores, [tokens][biases]; null where each token sees all before it.
     const float* bias;
     int64_t biases;
-    bfloat16 *trace, *logits;
+    T *trace, *logits;
     // Null, or seconds of every stage and how often it was, which are added to.
     double *seconds, *times;
     char* scratch;
@@ -56,15 +58,18 @@ struct Pass {
     }
     // Of each member, a whole number of cache lines.
     int64_t own_bytes() const {
-        int64_t rounded = Input::own_bytes(widest()), scores = TileRows::bytes(width);
-        return ((rounded > scores ? rounded : scores) + 63) / 64 * 64;
+        int64_t states = Input<T>::own_bytes(widest()), scores = VectorRows<T>::bytes(width);
+#ifdef HAS_TILES
+        if (TileRows::bytes(width) > scores) scores = TileRows::bytes(width);
+#endif
+        return pieces(states > scores ? states : scores, 64) * 64;
     }
     int64_t found_bytes() const { return Found::bytes(heads * tokens, length + tokens, width); }
-    // All members share rows of bfloat16: states, normed, mixed, queries, attended, what is added, gates, gated, packed.
+    // All members share rows of numbers: states, normed, mixed, queries, attended, what is added, gates, gated, packed.
     int64_t shared_bytes() const {
         int64_t columns = 3 * hidden + mixed() + 2 * heads * width + 3 * inner;
-        int64_t rows = tokens * columns * int64_t(sizeof(bfloat16));
-        return (rows + Input::shared_bytes(widest()) + found_bytes() + 63) / 64 * 64;
+        int64_t rows = tokens * columns * int64_t(sizeof(T));
+        return pieces(rows + Input<T>::shared_bytes(widest()) + found_bytes(), 64) * 64;
     }
     int64_t bytes() const { return shared_bytes() + threads * own_bytes(); }
 
@@ -72,27 +77,28 @@ struct Pass {
 };
 
 // One member's part of a pass.
+template <class T>
 class Member {
   public:
-    Member(const Pass& pass, const Team& team) : pass(pass), team(team) {
-        auto at = reinterpret_cast<bfloat16*>(pass.scratch);
+    Member(const Pass<T>& pass, const Team& team) : pass(pass), team(team) {
+        auto at = reinterpret_cast<T*>(pass.scratch);
         auto take = [&](int64_t columns) { return at += pass.tokens * columns, at - pass.tokens * columns; };
         states = take(pass.hidden), normed = take(pass.hidden), added = take(pass.hidden), mixed = take(pass.mixed());
         queries = take(pass.heads * pass.width), attended = take(pass.heads * pass.width);
         gate_up = take(2 * pass.inner), gated_up = take(pass.inner);
         packed = reinterpret_cast<char*>(at);
-        found = packed + Input::shared_bytes(pass.widest());
+        found = packed + Input<T>::shared_bytes(pass.widest());
         own = pass.scratch + pass.shared_bytes() + team.member * pass.own_bytes();
     }
 
     void run() {
         const int64_t hidden = pass.hidden;
         team.share(pass.tokens, [&](int64_t token) {
-            std::memcpy(states + token * hidden, pass.embedding + pass.ids[token] * hidden, hidden * sizeof(bfloat16));
+            std::memcpy(states + token * hidden, pass.embedding + pass.ids[token] * hidden, hidden * sizeof(T));
         });
         // No need to meet: whoever embeds a token norms it.
         {
-            Tiles tiles(pass.tokens);
+            Tiles tiles(pass.tokens, by_tiles<T>());
             for (int64_t i = 0; i < pass.layers; i++) {
                 if (pass.runs[i] & RUNS_ATTENTION) attention(pass.layer[i], pass.keys[i], pass.values[i]);
                 if (pass.runs[i] & RUNS_MLP) mlp(pass.layer[i]);
@@ -101,16 +107,16 @@ class Member {
         if (!pass.wanted && !pass.traced) return;
         norm(pass.norm);
         if (!pass.wanted) return;
-        Tiles tiles(pass.wanted);
-        const bfloat16* last = normed + (pass.tokens - pass.wanted) * pass.hidden;
+        Tiles tiles(pass.wanted, by_tiles<T>());
+        const T* last = normed + (pass.tokens - pass.wanted) * pass.hidden;
         input(*pass.head, last, pass.wanted).multiply(*pass.head, pass.logits, team);
         tick(PRODUCTS);
     }
 
   private:
-    const Pass& pass;
+    const Pass<T>& pass;
     const Team& team;
-    bfloat16 *states, *normed, *added, *mixed, *queries, *attended, *gate_up, *gated_up;
+    T *states, *normed, *added, *mixed, *queries, *attended, *gate_up, *gated_up;
     char *packed, *found, *own;
     // Sublayers that have run; the last one's output is not added yet.
     int64_t done = 0;
@@ -132,28 +138,28 @@ class Member {
         tick(WAITING);
     }
 
-    Input input(const Product& product, const bfloat16* x, int64_t tokens) const {
-        return Input(product.kind, x, product.ins, tokens, packed, own, team);
+    Input<T> input(const Product& product, const T* x, int64_t tokens) const {
+        return Input<T>(product.kind, x, product.ins, tokens, packed, own, team);
     }
 
     // Adds what the last sublayer put out, and norms.
-    void norm(const bfloat16* weight) {
+    void norm(const T* weight) {
         team.share(pass.tokens, [&](int64_t token) {
             int64_t at = token * pass.hidden, kept = token - (pass.tokens - pass.traced);
             if (done && kept >= 0)
                 std::memcpy(pass.trace + ((done - 1) * pass.traced + kept) * pass.hidden, added + at,
-                            pass.hidden * sizeof(bfloat16));
+                            pass.hidden * sizeof(T));
             ::norm(states + at, done ? added + at : nullptr, weight, float(pass.eps), normed + at, pass.hidden);
         });
         meet(NORMS);
     }
 
-    void attention(const Layer& layer, bfloat16* keys, bfloat16* values) {
+    void attention(const Layer<T>& layer, T* keys, T* values) {
         norm(layer.norm);
         input(layer.qkv, normed, pass.tokens).multiply(layer.qkv, mixed, team);
         meet(PRODUCTS);
         int64_t start = pass.length * pass.width;
-        const Turn<bfloat16> turn{mixed,
+        const Turn<T> turn{mixed,
                                   layer.q_norm,
                                   layer.k_norm,
                                   float(pass.eps),
@@ -170,19 +176,30 @@ class Member {
                                   pass.width};
         team.share(pass.tokens * turn.parts(), [&](int64_t i) { turn.one(i / turn.parts(), i % turn.parts()); });
         meet(ROTATION);
-        const Attention<bfloat16> attention{queries,     keys,            values,      pass.bias,  pass.biases,
-                                            pass.stride, pass.length + 1, pass.tokens, pass.heads, pass.kv_heads,
-                                            pass.width,  1 / std::sqrt(float(pass.width))};
-        attend_tiles(attention, team, found, own, attended);
+        const Attention<T> asked{queries,     keys,
+                                 values,      pass.bias,
+                                 pass.biases, pass.stride,
+                                 pass.length + 1, pass.tokens,
+                                 pass.heads,  pass.kv_heads,
+                                 pass.width,  1 / std::sqrt(float(pass.width))};
+        attend(asked);
         meet(ATTENTION);
         input(layer.out, attended, pass.tokens).multiply(layer.out, added, team);
         meet(PRODUCTS);
         done++;
     }
 
-    void mlp(const Layer& layer) {
+    void attend(const Attention<T>& asked) {
+#ifdef HAS_TILES
+        if constexpr (std::is_same<T, bfloat16>::value)
+            if (by_tiles<T>()) return ::attend<TileRows>(asked, team, found, own, attended);
+#endif
+        ::attend<VectorRows<T>>(asked, team, found, own, attended);
+    }
+
+    void mlp(const Layer<T>& layer) {
         norm(layer.mlp_norm);
-        Input x = input(layer.gate_up, normed, pass.tokens);
+        Input<T> x = input(layer.gate_up, normed, pass.tokens);
         // Gates and what they let through by the same member, which need not wait for others then.
         int64_t blocks = pass.inner / OUTS, from = team.first(blocks), to = team.last(blocks);
         x.multiply(layer.gate_up, from, to, gate_up);
@@ -197,19 +214,21 @@ class Member {
     }
 };
 
-inline void Pass::run() const {
-    together(threads, [this](const Team& team) { Member(*this, team).run(); });
+template <class T>
+inline void Pass<T>::run() const {
+    together(threads, [this](const Team& team) { Member<T>(*this, team).run(); });
 }
 
 // One product by itself, of any number of tokens.
-inline void multiply_alone(const Product& product, const bfloat16* x, int64_t tokens, int64_t threads, char* scratch,
-                           bfloat16* out) {
+template <class T>
+inline void multiply_alone(const Product& product, const T* x, int64_t tokens, int64_t threads, char* scratch,
+                           T* out) {
     together(threads, [&](const Team& team) {
-        char* own = scratch + Input::shared_bytes(product.ins) + team.member * Input::own_bytes(product.ins);
+        char* own = scratch + Input<T>::shared_bytes(product.ins) + team.member * Input<T>::own_bytes(product.ins);
         for (int64_t at = 0; at < tokens; at += MOST) {
             int64_t some = tokens - at < MOST ? tokens - at : MOST;
-            Tiles tiles(some);
-            Input(product.kind, x + at * product.ins, product.ins, some, scratch, own, team)
+            Tiles tiles(some, by_tiles<T>());
+            Input<T>(product.kind, x + at * product.ins, product.ins, some, scratch, own, team)
                 .multiply(product, out + at * product.outs, team);
             // What is packed belongs to all.
             team.wait();

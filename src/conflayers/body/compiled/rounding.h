@@ -1,12 +1,13 @@
 // Matrices to whole numbers of 8 and 4 bits, as `products.h` reads them.
 #pragma once
-#include "products.h"
+#include "whole_numbers.h"
 
-#ifdef HAS_PRODUCTS
+#ifdef HAS_WHOLE_NUMBERS
 
 namespace {
 
-inline __m512 sixteen(const bfloat16* x) { return same_bits<__m512>(load16(x)); }
+template <class T>
+inline __m512 sixteen(const T* x) { return same_bits<__m512>(load16(x)); }
 
 // To the nearest that bfloat16 has, and which that is.
 inline float kept(float x, uint32_t& bits) {
@@ -16,7 +17,8 @@ inline float kept(float x, uint32_t& bits) {
 }
 
 // 32 inputs of one out, which is one of 16: whole numbers from the lowest, and what one more means.
-inline void round_int4(const bfloat16* x, int64_t lane, uint8_t* to, uint8_t* scales) {
+template <class T>
+inline void round_int4(const T* x, int64_t lane, uint8_t* to, uint8_t* scales) {
     __m512 one = sixteen(x), other = sixteen(x + LANES);
     float low = _mm512_reduce_min_ps(_mm512_min_ps(one, other)), high = _mm512_reduce_max_ps(_mm512_max_ps(one, other));
     uint32_t scale_bits, low_bits;
@@ -35,7 +37,8 @@ inline void round_int4(const bfloat16* x, int64_t lane, uint8_t* to, uint8_t* sc
 }
 
 // A row, which is one of 16.
-inline void round_int8(const bfloat16* x, int64_t ins, int64_t lane, uint8_t* to, float* scale) {
+template <class T>
+inline void round_int8(const T* x, int64_t ins, int64_t lane, uint8_t* to, float* scale) {
     __m512 top = _mm512_setzero_ps();
     for (int64_t in = 0; in < ins; in += LANES) top = _mm512_max_ps(top, _mm512_abs_ps(sixteen(x + in)));
     float most = _mm512_reduce_max_ps(top);
@@ -50,11 +53,12 @@ inline void round_int8(const bfloat16* x, int64_t ins, int64_t lane, uint8_t* to
     }
 }
 
-inline void round_matrix(Kind kind, const bfloat16* weight, int64_t outs, int64_t ins, int64_t threads, uint8_t* to,
+template <class T>
+inline void round_matrix(Kind kind, const T* weight, int64_t outs, int64_t ins, int64_t threads, uint8_t* to,
                          void* scales) {
     together(threads, [&](const Team& team) {
         team.share(outs / OUTS, [&](int64_t block) {
-            const bfloat16* rows = weight + block * OUTS * ins;
+            const T* rows = weight + block * OUTS * ins;
             for (int64_t lane = 0; lane < OUTS; lane++)
                 if (kind == INT8)
                     round_int8(rows + lane * ins, ins, lane, to + block * OUTS * ins,

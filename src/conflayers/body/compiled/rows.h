@@ -51,8 +51,9 @@ inline void turned(const T* x, const T* weight, float eps, const T* cos, const T
     for (int64_t i = 0; i < half; i += SPAN) {
         int64_t left = half - i;
         Span low = get(x + i, left), high = get(x + half + i, left);
-        put(low * get(cos + i, left) + high * get(sin + i, left), out + i, left);
-        put(high * get(cos + half + i, left) + low * get(sin + half + i, left), out + half + i, left);
+        Span first = Span{} + low * get(cos + i, left), second = Span{} + high * get(cos + half + i, left);
+        put(first + high * get(sin + i, left), out + i, left);
+        put(second + low * get(sin + half + i, left), out + half + i, left);
     }
 }
 

@@ -1,7 +1,8 @@
 // Numbers side by side, in vectors of floats, whatever they are in memory.
 //
 // A row is computed by the same instructions in the same order whatever its company and wherever it lies: sums run over
-// the lanes of vectors, and the compiler may fuse a product with the sum that follows but not reorder.
+// the lanes of vectors, and the compiler may fuse a product with the sum that follows but not reorder. So no sum is of two
+// products: which of them is fused may differ from place to place.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -9,11 +10,11 @@
 
 namespace {
 
-
 constexpr int64_t LANES = 16, SPAN = 2 * LANES;
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
 struct bfloat16 {
     uint16_t bits;
@@ -61,6 +62,34 @@ inline words rounded(floats x) {
 inline void put_whole(Span x, bfloat16* out) {
     words both = (rounded(x.one) >> 16) | (rounded(x.other) & 0xffff0000u);
     std::memcpy(out, &both, sizeof both);
+}
+
+// A vector of numbers side by side, in their order.
+inline floats load16(const float* x) {
+    floats out;
+    std::memcpy(&out, x, sizeof out);
+    return out;
+}
+
+inline floats load16(const bfloat16* x) {
+    halves bits;
+    std::memcpy(&bits, x, sizeof bits);
+    return same_bits<floats>(__builtin_convertvector(bits, words) << 16);
+}
+
+inline void put16(floats x, float* out) { std::memcpy(out, &x, sizeof x); }
+
+inline void put16(floats x, bfloat16* out) {
+    halves bits = __builtin_convertvector(rounded(x) >> 16, halves);
+    std::memcpy(out, &bits, sizeof bits);
+}
+
+// How many of a size it takes.
+inline int64_t pieces(int64_t number, int64_t size) { return (number + size - 1) / size; }
+
+// Memory that is read soon is asked for.
+inline void ask_for(const void* at, int64_t bytes) {
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(at) + byte, 0, 2);
 }
 
 // The next of `left` numbers; zeros behind the last.

@@ -13,6 +13,13 @@ namespace {
 // After so many looks whoever waits lets others run: there may be more threads than processors.
 constexpr int LOOKS = 1 << 11;
 
+// What a thread that looks again and again does in between.
+inline void rest() {
+#ifdef __x86_64__
+    __builtin_ia32_pause();
+#endif
+}
+
 struct Meeting {
     std::atomic<int64_t> arrived{0}, held{0};
 };
@@ -32,7 +39,7 @@ struct Team {
         }
         for (int looks = 0; meeting->held.load(std::memory_order_acquire) == before; looks++)
             if (looks < LOOKS)
-                __builtin_ia32_pause();
+                rest();
             else
                 std::this_thread::yield();
     }

@@ -2,9 +2,9 @@
 // query rows, and what these weigh times values.
 #pragma once
 #include "attention.h"
-#include "products.h"
+#include "tiles.h"
 
-#ifdef HAS_PRODUCTS
+#ifdef HAS_TILES
 
 namespace {
 
@@ -16,37 +16,6 @@ constexpr int64_t BATCH = 4;
 // Columns ahead of what is read that are asked for.
 constexpr int64_t FAR = 512;
 
-// Columns that are weighed by themselves, so that threads may share a text: always the same, for rows to have the same
-// bits in any company.
-constexpr int64_t CHUNK = 256;
-
-// How many of a size it takes.
-inline int64_t pieces(int64_t number, int64_t size) { return (number + size - 1) / size; }
-
-// What each row of queries, [heads][tokens], found in every chunk: highest score, sum of weights, and values by them.
-struct Found {
-    float* memory;
-    int64_t chunks, width;
-
-    static int64_t bytes(int64_t rows, int64_t columns, int64_t width) {
-        return rows * pieces(columns, CHUNK) * (width + 2) * int64_t(sizeof(float));
-    }
-    float* at(int64_t row, int64_t chunk) const { return memory + (row * chunks + chunk) * (width + 2); }
-
-    // A row over all chunks.
-    void join(int64_t row, bfloat16* out) const {
-        float most = -INFINITY, total = 0;
-        for (int64_t chunk = 0; chunk < chunks; chunk++) most = std::fmax(most, at(row, chunk)[0]);
-        floats mixed[8] = {};
-        for (int64_t chunk = 0; chunk < chunks; chunk++) {
-            const float *one = at(row, chunk), share = std::exp(one[0] - most);
-            total += share * one[1];
-            for (int64_t v = 0; v < width / LANES; v++) mixed[v] += share * load16(one + 2 + v * LANES);
-        }
-        for (int64_t v = 0; v < width / LANES; v++) put16(mixed[v] / total, out + v * LANES);
-    }
-};
-
 // Up to 16 query rows of one key-value head, and a chunk of its columns.
 class TileRows {
   public:
@@ -54,7 +23,8 @@ class TileRows {
         return TILE * (width / 2 * 4 + CHUNK * int64_t(sizeof(float) + sizeof(bfloat16)));
     }
 
-    TileRows(const Attention<bfloat16>& all, const Found& found, char* memory) : all(all), found(found) {
+    TileRows(const Attention<bfloat16>& all, const Found& found, char* memory)
+        : all(all), found(found), full(TILE, true) {
         asked = reinterpret_cast<uint32_t*>(memory);
         scores = reinterpret_cast<float*>(asked + TILE * all.width / 2);
         weights = reinterpret_cast<bfloat16*>(scores + TILE * CHUNK);
@@ -62,8 +32,8 @@ class TileRows {
 
     // Rows from `first` on of those of a key-value head, one query head's tokens after the other.
     void run(int64_t kv_head, int64_t first, int64_t rows, int64_t chunk) {
-        const int64_t begin = chunk * CHUNK, left = all.columns + all.tokens - 1 - begin;
-        const int64_t row_of_all = kv_head * (all.heads / all.kv_heads) * all.tokens + first;
+        const int64_t begin = chunk * CHUNK, left = all.most() - begin;
+        const int64_t row_of_all = kv_head * all.sharing() + first;
         const bfloat16* queries = all.queries + row_of_all * all.width;
         const bfloat16 *keys = all.keys + kv_head * all.stride + begin * all.width,
                        *values = all.values + kv_head * all.stride + begin * all.width;
@@ -74,7 +44,7 @@ class TileRows {
         for (int64_t at = 0; at < room; at += BATCH * COLUMNS) score(keys, at, rows);
         for (int64_t row = 0; row < rows; row++) {
             int64_t token = (first + row) % all.tokens, seen = all.columns + token - begin;
-            const float* bias = all.bias ? all.bias + token * all.biases + begin : nullptr;
+            const float* bias = all.bias ? all.bias_of(token) + begin : nullptr;
             float *mine = scores + row * room, *to = found.at(row_of_all + row, chunk);
             to[1] = weighed(mine, bias, seen < most ? (seen > 0 ? seen : 0) : most, room, to);
             // As tiles read them: all rows' columns of a tile, then the next.
@@ -87,6 +57,8 @@ class TileRows {
   private:
     const Attention<bfloat16>& all;
     const Found& found;
+    // In each thread tiles have their full size.
+    Tiles full;
     int64_t most, room;
     uint32_t* asked;
     float* scores;
@@ -169,6 +141,9 @@ class TileRows {
     void mix(const bfloat16* values, int64_t row_of_all, int64_t rows, int64_t chunk, int64_t from) {
         alignas(64) uint32_t paired[BATCH * 4][COLUMNS / 2 * TILE];
         alignas(64) float mixed[TILE * 4 * TILE];
+        // As spans have them.
+        const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+        const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
         const int64_t tiles = (all.width - from) / TILE < 4 ? (all.width - from) / TILE : 4;
         ZERO_TILE(0);
         ZERO_TILE(1);
@@ -203,30 +178,15 @@ class TileRows {
         STORE_TILE(2, mixed + 2 * TILE, 256);
         STORE_TILE(3, mixed + 3 * TILE, 256);
         for (int64_t row = 0; row < rows; row++)
-            std::memcpy(found.at(row_of_all + row, chunk) + 2 + from, mixed + row * 4 * TILE,
-                        tiles * TILE * sizeof(float));
+            for (int64_t at = 0; at < tiles * TILE; at += SPAN) {
+                const __m512 low = _mm512_load_ps(mixed + row * 4 * TILE + at),
+                             high = _mm512_load_ps(mixed + row * 4 * TILE + at + LANES);
+                float* to = found.at(row_of_all + row, chunk) + 2 + from + at;
+                _mm512_storeu_ps(to, _mm512_permutex2var_ps(low, even, high));
+                _mm512_storeu_ps(to + LANES, _mm512_permutex2var_ps(low, odd, high));
+            }
     }
 };
-
-// All rows, by all members: in each thread tiles have their full size. `found` is shared; all meet before `out` is read.
-inline void attend_tiles(const Attention<bfloat16>& all, const Team& team, char* found_memory, char* own,
-                         bfloat16* out) {
-    const int64_t rows = all.heads / all.kv_heads * all.tokens, blocks = pieces(rows, TILE);
-    const Found found{reinterpret_cast<float*>(found_memory), pieces(all.columns + all.tokens - 1, CHUNK), all.width};
-    {
-        Tiles tiles(TILE);
-        TileRows some(all, found, own);
-        // Chunks of the same rows one after the other.
-        team.share(all.kv_heads * blocks * found.chunks, [&](int64_t i) {
-            int64_t first = i / found.chunks % blocks * TILE;
-            some.run(i / found.chunks / blocks, first, rows - first < TILE ? rows - first : TILE, i % found.chunks);
-        });
-    }
-    team.wait();
-    team.share(all.heads * all.tokens, [&](int64_t row) {
-        found.join(row, out + (row % all.tokens * all.heads + row / all.tokens) * all.width);
-    });
-}
 
 }  // namespace
 
