@@ -38,14 +38,23 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+# Instructions that decide how fast matrices are multiplied, the widest first, as Linux and as people name them.
+INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
+
+
 def processor() -> str:
-    """The processor's name as the system has it."""
+    """The processor's name as the system has it, and the widest instructions that it has."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
+    name = _field(lines, "model name") or platform.processor() or platform.machine()
+    flags = _field(lines, "flags").split()
+    return ", ".join([name, *[known for flag, known in INSTRUCTIONS.items() if flag in flags][:1]])
+
+
+def _field(lines: Sequence[str], name: str) -> str:
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def _load() -> list[float] | None:

@@ -3,46 +3,10 @@
 // A text is weighed chunk by chunk, so that threads may share it, and the chunks are the same for everybody: rows have the
 // same bits in any company.
 #pragma once
-#include "spans.h"
+#include "sums.h"
 #include "team.h"
 
 namespace {
-
-// Of the lanes of two vectors side by side, those with the numbers given. No name is known to all compilers.
-#ifdef __clang__
-#define PICKED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define PICKED(a, b, ...) __builtin_shuffle(a, b, ints{__VA_ARGS__})
-#endif
-
-// The lanes of a, then those of b: those whose number lacks the bit, plus those that have it.
-inline floats folded8(floats a, floats b) {
-    return PICKED(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-           PICKED(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-}
-
-inline floats folded4(floats a, floats b) {
-    return PICKED(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-           PICKED(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-}
-
-inline floats folded2(floats a, floats b) {
-    return PICKED(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
-           PICKED(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
-}
-
-inline floats folded1(floats a, floats b) {
-    return PICKED(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-           PICKED(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-}
-
-// The sum of each of 16 vectors.
-inline floats sums(floats* x) {
-    for (int i = 0; i < 8; i++) x[i] = folded8(x[2 * i], x[2 * i + 1]);
-    for (int i = 0; i < 4; i++) x[i] = folded4(x[2 * i], x[2 * i + 1]);
-    for (int i = 0; i < 2; i++) x[i] = folded2(x[2 * i], x[2 * i + 1]);
-    return folded1(x[0], x[1]);
-}
 
 // The next `LANES` columns of keys or values as vectors of floats, zeros behind the last.
 template <int SPANS, class T>

@@ -32,7 +32,7 @@ inline Span operator*(Span a, float b) { return {a.one * b, a.other * b}; }
 inline Span operator/(Span a, float b) { return {a.one / b, a.other / b}; }
 
 template <class To, class From>
-inline To same_bits(From from) {
+inline To same_bits(const From& from) {
     static_assert(sizeof(To) == sizeof(From), "");
     To to;
     std::memcpy(&to, &from, sizeof to);
