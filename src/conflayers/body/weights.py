@@ -181,9 +181,13 @@ def _matrices(plain: Form) -> list[Linear]:
 def _packs(plain: Form, layout: str) -> bool:
     matrices = _matrices(plain)
     weight = matrices[0].weight
-    able = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.enabled
-    # Processors without AVX-512, or what came after it, multiply in bfloat16 by other means.
-    able = able and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    able = bool(
+        weight.device.type == "cpu"
+        and weight.dtype == torch.bfloat16
+        and torch.backends.mkldnn.enabled
+        # Processors without AVX-512, or what came after it, multiply in bfloat16 by other means.
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
     if layout == "packed" and not able:
         raise InputError(
             f"weights are packed on the CPU in bfloat16, and these are {weight.dtype} on {weight.device.type}: "
