@@ -1,6 +1,7 @@
 """What users call: `load` a model, then `generate` or `stream`."""
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -18,11 +19,14 @@ from conflayers.body.portable import refuse_training
 from conflayers.choice import SETTINGS, split_choice
 from conflayers.decoding import decode
 from conflayers.errors import InputError, PlanError
+from conflayers.expectations import expectations
+from conflayers.expected import Expected
 from conflayers.methods import build_method, check_names
 from conflayers.multimodal import Encoded
 from conflayers.plan import FULL, LOOKUP, WHOLE, Plan, load_plan, read_plan, save_plan
 from conflayers.prompts import Prompt, encode
 from conflayers.round import Method, Selector, check_task, standings_of
+from conflayers.selectors.conflayers import ConfLayers
 from conflayers.stats import Stats
 from conflayers.stream import Result as Result
 from conflayers.stream import Stream as Stream
@@ -70,6 +74,7 @@ class Llm:
         self.processor, self.tokenizer = processor_and_tokenizer(tokenizer)
         self.name = name or type(model).__name__
         self.body, self.differences = choose_body(model, body, layout)
+        self._expected: dict[int, tuple[Expected, ...]] = {}
 
     def task(self, method: str | Selector = DEFAULT, plan: PlanSource = None, **options: Any) -> Method:
         """A method with its memory, to be given to several requests of one kind.
@@ -105,7 +110,17 @@ class Llm:
         if getattr(made.selector, "views", False):
             for precision in self.body.quick():
                 self.body.prepare(FULL.at(precision))
+        if isinstance(made.selector, ConfLayers):
+            made.costs.expectations = self._expectations()
         return replace(made, model=self.body.identity)
+
+    def _expectations(self) -> tuple[Expected, ...]:
+        """What this machine is like, found out for every number of threads once; nothing while the model is busy."""
+        threads = torch.get_num_threads()
+        if threads not in self._expected:
+            with suppress(InputError):
+                self._expected[threads] = expectations(self.body)
+        return self._expected.get(threads, ())
 
     def check_task(self, task: Method) -> None:
         """Raise InputError if `task` was made for another model."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
+from conflayers.expected import Expected, nearest
 from conflayers.plan import WHOLE, Plan
 
 # Medians over this many recent measurements follow a growing context and shrug off a disturbed one.
@@ -78,6 +79,8 @@ class Costs:
         layers: decoder layers of the model; None if not known.
         steps, passes: what was measured.
         rounds: seconds and tokens of the last rounds.
+        expectations: by context, what stands in for everything that was not measured yet.
+        expected: the one for the request at present; None if there is none.
         token_seconds: what a token costs at present, seconds over tokens of the last rounds, and never more than a
             plain step, which has one for sure; 0 before the first.
     """
@@ -87,10 +90,16 @@ class Costs:
     passes: dict[int, Recent] = field(default_factory=dict)
     rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
     token_seconds: float = 0.0
+    expectations: tuple[Expected, ...] = ()
+    expected: Expected | None = None
     _sizes: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SIZES))
     _several: int = 0  # of these passes, those over more than one row
     _price: float | None = None
     _unreckoned: int = 0
+
+    def begin(self, context: int) -> None:
+        """A request begins, of about so many tokens."""
+        self.expected = nearest(self.expectations, context)
 
     def observe(
         self, plan: Plan | None, *, steps: int, rows: int, kept: int, draft_seconds: float, verify_seconds: float
@@ -145,13 +154,16 @@ class Costs:
 
     @property
     def row_known(self) -> bool:
-        """Whether passes of two sizes have been measured."""
-        return self._row is not None
+        """Whether passes of two sizes have been measured, or what they take is expected."""
+        return self._row is not None or (self.known and self.expected is not None)
 
     @property
     def row_seconds(self) -> float:
         """What one more row adds to a verification, by the recent passes of all sizes; 0 until there are two sizes."""
         price = self._row
+        # Passes over one row and one other number of them say little.
+        if self.expected is not None and sum(rows > 1 for rows in self.passes) < 2:
+            price = self.expected.row * self.plain_step if self.known else None
         return max(price, LEAST_ROW * self.plain_step) if price is not None else 0.0
 
     def verification(self, rows: float) -> float:
@@ -168,15 +180,32 @@ class Costs:
         above = bisect(counts, rows)
         low, high = counts[max(above - 1, 0)], counts[min(above, len(counts) - 1)]
         least, most = self.passes[low].median, self.passes[high].median
-        return least + (most - least) * (min(max(rows, low), high) - low) / (high - low) if high > low else least
+        if high > low:
+            return least + (most - least) * (min(max(rows, low), high) - low) / (high - low)
+        return least if self.expected is None else least * self._share(rows) / self._share(low)
+
+    def _share(self, rows: float) -> float:
+        assert self.expected is not None
+        return self.expected.verification(rows)
+
+    def step_known(self, plan: Plan) -> bool:
+        """Whether a draft step by `plan` was measured, or what it takes is expected."""
+        return plan in self.steps or self._expected_step(plan) is not None
+
+    def _expected_step(self, plan: Plan) -> float | None:
+        share = self.expected.step(plan) if self.expected is not None and self.known else None
+        return None if share is None else share * self.plain_step
 
     def draft_step(self, plan: Plan) -> float:
-        """Seconds of one draft step, as far as measured; a plain step's until then.
+        """Seconds of one draft step, as far as measured; until then what is expected, or else a plain step's.
 
         Never less than the share of a plain step that still runs, for the same reason, where one was measured; what
         runs in lower precision may cost anything.
         """
-        measured = self.steps[plan].median if plan in self.steps else self.plain_step
+        if plan not in self.steps:
+            expected = self._expected_step(plan)
+            return self.plain_step if expected is None else expected
+        measured = self.steps[plan].median
         if self.layers is None or not self.known or plan.precision != WHOLE:
             return measured
         return max(measured, (1 - plan.skip_ratio(self.layers)) * self.plain_step)

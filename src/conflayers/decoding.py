@@ -48,6 +48,7 @@ def decode(
     selector, clock = method.selector, _forward(clock)
     begun = clock()
     body.reserve(len(prompt) + max_new_tokens + MOST_SIBLINGS)
+    method.costs.begin(len(prompt) + max_new_tokens // 2)
     record = selector.wants()
     first = prefill(record) if prefill else body.forward(prompt, rows=1, record=record)
     state = State(body, sampler, list(prompt), len(prompt), max_new_tokens, end, stop)

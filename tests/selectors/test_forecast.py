@@ -3,8 +3,9 @@ import pytest
 from doubles import FakeBody, Ticks
 
 from conflayers.costs import Costs
+from conflayers.expected import LEAST_STEP, Savings
 from conflayers.plan import Plan
-from conflayers.selectors.forecast import LEAST_STEP, ROW, Savings, draft_steps, measure, speedups
+from conflayers.selectors.forecast import ROW, draft_steps, measure, speedups
 
 
 def costs(plain: float = 10.0) -> Costs:
@@ -56,28 +57,22 @@ def test_savings_are_measured_by_steps_without_the_inner_layers():
             self.clock.now += 10.0 - 0.5 * len(self.plan.attention) - 0.25 * len(self.plan.mlp)
             return output
 
-    class State:
-        body = PricedBody()
-        tokens = (1, 2, 3, 4)
+    body = PricedBody()
+    body.clock = Ticks()
+    body.reserve(100)
+    body.forward([1, 2, 3])
 
-    State.body.clock = Ticks()
-    State.body.reserve(100)
-    State.body.forward([1, 2, 3])
-
-    found = measure(State, 8, costs(), State.body.clock)
+    found = measure(body, 4, 10.0, body.clock)
 
     assert (found.attention, found.mlp) == pytest.approx((0.05, 0.025))
-    assert State.body.length == 3
+    assert body.length == 3
 
 
 def test_a_clock_that_stands_still_spares_nothing_impossible():
-    class State:
-        body = FakeBody()
-        tokens = (1, 2, 3, 4)
-
-    State.body.reserve(100)
-    State.body.forward([1, 2, 3])
-    found = measure(State, 8, Costs(layers=8), lambda: 0.0)
+    body = FakeBody()
+    body.reserve(100)
+    body.forward([1, 2, 3])
+    found = measure(body, 4, 0.0, lambda: 0.0)
 
     assert 0 <= found.attention <= 1
     assert 0 <= found.mlp <= 1

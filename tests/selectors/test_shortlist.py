@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from conflayers.costs import Costs
+from conflayers.expected import Savings
 from conflayers.plan import Plan
 from conflayers.selectors.candidates import LEAST, VALLEY
-from conflayers.selectors.forecast import Savings, draft_steps, speedups
+from conflayers.selectors.forecast import draft_steps, speedups
 from conflayers.selectors.shortlist import ENOUGH, ROUNDS, Shortlist
 
 LAYERS = 10

@@ -93,7 +93,7 @@ def _wanted() -> list[list[str]]:
 def _loaded(compiler: list[str]) -> ctypes.CDLL:
     """The kernels' library, compiled now unless it was before: for this source, compiler and processor."""
     sources = (path.read_text() for path in sorted(FOLDER.glob("*.[ch]*")))
-    parts = (*sources, *FLAGS, *compiler, _run([*compiler, "--version"]), _processor())
+    parts = (*sources, *FLAGS, *compiler, _run([*compiler, "--version"]), processor())
     name = f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.so"
     try:
         # A folder that cannot be written to may have it all the same.
@@ -157,9 +157,10 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def _processor() -> str:
-    """What tells this processor's instructions from another's: folders are shared between machines."""
+def processor() -> str:
+    """What tells this processor from another: folders are shared between machines."""
     known = Path("/proc/cpuinfo")
     lines = known.read_text().splitlines() if known.exists() else []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return f"{platform.system()} {platform.machine()} {flags}"
+    told = {line.partition(":")[0].strip(): line for line in lines}
+    found = [told[name] for name in ("model name", "flags", "Features") if name in told] or [platform.processor()]
+    return " ".join([platform.system(), platform.machine(), *found])

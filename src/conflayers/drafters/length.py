@@ -148,7 +148,7 @@ class ExpectedGain:
         """Whether the gain exceeds the cost; by confidence alone until there is something measured."""
         if len(confidences) >= self.max_tokens or not confidences[-1] >= 0:
             return False
-        if plan not in self.costs.steps:
+        if not self.costs.step_known(plan):
             return confidences[-1] >= CONFIDENCE and len(confidences) < FIRST
         worth = self.calibration.of(plan)
         gain = worth.reach(confidences) * worth.rate * self.costs.token_seconds

@@ -122,7 +122,7 @@ class Lookup:
         last = chain.draft.confidences[-1]
         if not last >= 0:
             return False
-        if chain.plan not in self.costs.steps:
+        if not self.costs.step_known(chain.plan):
             return last >= CONFIDENCE and chain.length < FIRST
         gain = chain.reach * self.calibration.of(chain.plan).rate * self.costs.token_seconds
         return gain > self.costs.draft_step(chain.plan) + self.costs.row_seconds

@@ -148,7 +148,7 @@ class ConfLayers:
         if count < LEAST_LOOK or self.contest.measuring or not self._may_spend(state.left):
             return
         if self._views.unseen:
-            self._views.look(state, count)
+            self._views.look(state, count, self.costs)
             self.contest.enter(self._views.forecasts(self.costs))
             return
         if self.shortlist is None:
@@ -169,7 +169,8 @@ class ConfLayers:
         """Make the candidates, in the best precision."""
         assert self._confidences is not None
         precision, base = self._views.best(self.costs)
-        savings = measure(state, self.layers, self.costs, self.clock, precision)
+        expected = self.costs.expected.savings.get(precision) if self.costs.expected is not None else None
+        savings = expected or measure(state.body, state.tokens[-1], self.costs.plain_step, self.clock, precision)
         plans = {plan.at(precision): rule for plan, rule in suggest(self._confidences).items()}
         self.shortlist = Shortlist(plans, self.layers, savings, base)
 

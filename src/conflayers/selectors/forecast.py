@@ -2,67 +2,57 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from conflayers.body.contract import Body
 from conflayers.costs import Costs
+from conflayers.expected import LEAST_STEP, Savings
 from conflayers.plan import FULL, WHOLE, Plan
-from conflayers.round import State
 from conflayers.selectors.agreement import SIBLINGS
 
 Array = NDArray[np.float64]
 
 # Draft lengths considered.
 LONGEST = 16
-# A draft step is never taken to be free: the embedding, the head and the round remain.
-LEAST_STEP = 0.02
 # What one more row is taken to add to a verification until two sizes are known, as a share of a plain step.
 ROW = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Savings:
-    """What leaving out one attention and one MLP spares of a draft step, and what a step takes that leaves out nothing.
-
-    All as shares of a plain step.
-    """
-
-    attention: float
-    mlp: float
-    full: float = 1.0
-
-
 def measure(
-    state: State, layers: int, costs: Costs, clock: Callable[[], float] = time.perf_counter, precision: str = WHOLE
+    body: Body,
+    token: int,
+    plain_step: float,
+    clock: Callable[[], float] = time.perf_counter,
+    precision: str = WHOLE,
 ) -> Savings:
     """Time a step without the inner layers' attentions, and one without these layers. The cache stays as it is.
 
     Args:
-        state: the request; a plain step has been measured.
-        layers: decoder layers of the model, more than two.
-        costs: with the price of a plain step.
+        body: with a text in its cache, and more than two layers.
+        token: to step with.
+        plain_step: seconds.
         clock: seconds.
         precision: of the draft steps.
     """
-    inner = frozenset(range(1, layers - 1))
+    inner = frozenset(range(1, body.layers - 1))
     tried = (Plan.layers(inner).at(precision), Plan(attention=inner).at(precision))
-    bare, without_attention = (step_seconds(state, plan, clock) for plan in tried)
-    plain = max(costs.plain_step, without_attention, 1e-9)
-    full = plain if precision == WHOLE else max(step_seconds(state, FULL.at(precision), clock), without_attention)
+    bare, without_attention = (step_seconds(body, token, plan, clock) for plan in tried)
+    plain = max(plain_step, without_attention, 1e-9)
+    full = plain if precision == WHOLE else max(step_seconds(body, token, FULL.at(precision), clock), without_attention)
     spared = max(full - bare, 0.0) / plain / len(inner)
     attention = min(max(full - without_attention, 0.0) / plain / len(inner), spared)
     return Savings(attention, spared - attention, full / plain)
 
 
-def step_seconds(state: State, plan: Plan, clock: Callable[[], float]) -> float:
+def step_seconds(body: Body, token: int, plan: Plan, clock: Callable[[], float]) -> float:
     """A draft step, the faster of two: the first one has to warm up. The cache stays as it is."""
-    body, length, best = state.body, state.body.length, float("inf")
+    length, best = body.length, float("inf")
     with body.running(plan):
         for _ in range(2):
             begun = clock()
-            float(body.forward(state.tokens[-1:]).logits[0, 0])  # waits for the device
+            float(body.forward([token]).logits[0, 0])  # waits for the device
             best = min(best, clock() - begun)
             body.rollback(length)
     return best
@@ -72,10 +62,7 @@ def draft_steps(plans: Sequence[Plan], savings: Savings, costs: Costs) -> Array:
     """Draft steps by these plans as shares of a plain step: as measured where they were, else by the savings."""
     plain = costs.plain_step
     shares = [
-        costs.draft_step(plan) / plain
-        if plan in costs.steps and plain > 0
-        else savings.full - savings.attention * len(plan.attention) - savings.mlp * len(plan.mlp)
-        for plan in plans
+        costs.draft_step(plan) / plain if plan in costs.steps and plain > 0 else savings.step(plan) for plan in plans
     ]
     return np.asarray(np.maximum(np.array(shares), LEAST_STEP))
 

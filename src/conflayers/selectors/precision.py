@@ -40,13 +40,14 @@ class Precisions:
     clock: Callable[[], float] = time.perf_counter
     looks: dict[str, Look] = field(default_factory=dict)
 
-    def look(self, state: State, count: int) -> None:
-        """See the next precision on the last `count` tokens."""
+    def look(self, state: State, count: int, costs: Costs) -> None:
+        """See the next precision on the last `count` tokens, and time a step where it is not known what it takes."""
         assert self.unseen
         precision = self.unseen.pop(0)
         plan = FULL.at(precision)
         state.body.prepare(plan)
-        step = step_seconds(state, plan, self.clock)
+        known = costs.step_known(plan)
+        step = costs.draft_step(plan) if known else step_seconds(state.body, state.tokens[-1], plan, self.clock)
         named, _ = agreement(state, plan, count)
         # With the weight of one token against it.
         self.looks[precision] = Look(named / (count + 1), count, step)

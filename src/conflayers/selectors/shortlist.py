@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from conflayers.costs import Costs
+from conflayers.expected import Savings
 from conflayers.plan import Plan
 from conflayers.selectors.candidates import LEAST
-from conflayers.selectors.forecast import Array, Savings, draft_steps, speedups
+from conflayers.selectors.forecast import Array, draft_steps, speedups
 
 # What an acceptance that is only guessed may be better than the guess.
 HOPE = 0.05

@@ -1,0 +1,152 @@
+"""What passes and draft steps take on this machine: measured once for a model, and kept in the cache folder.
+
+A pass over one token and over a few, and draft steps in every precision, with and without sublayers, at several lengths
+of context. `costs` begins with it, so that the first rounds of a request are decided by what this machine is like.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conflayers.body import kernels
+from conflayers.body.cache_folder import cache_folder, cache_place
+from conflayers.body.claim import exclusively
+from conflayers.errors import LoadError, OutOfMemoryError
+from conflayers.expected import Expected, Savings
+from conflayers.files import write_whole
+from conflayers.plan import WHOLE
+from conflayers.selectors.forecast import measure
+
+# Tokens before the passes that are timed, and how many these are over, what tells most first.
+CONTEXTS = (32, 256, 1024)
+ROWS = (1, 8, 2, 4, 16)
+# Each is timed so many times, and the best counts.
+TURNS = 3
+# Nothing more is begun after so many seconds.
+BUDGET = 1.5
+# Of the file. Written by another one, it is measured anew.
+FORMAT = 1
+
+Clock = Callable[[], float]
+
+
+def expectations(body: Any, clock: Clock = time.perf_counter) -> tuple[Expected, ...]:
+    """What is known of a model on this machine, by context: read if it was measured before.
+
+    Args:
+        body: a `PortableBody`.
+        clock: seconds.
+
+    Returns:
+        Nothing where a single pass takes too long, or there is no memory for a text.
+
+    Raises:
+        InputError: a request runs on the model, so that nothing can be measured.
+    """
+    name = f"costs/{_digest(body)}.json"
+    with suppress(LoadError, OSError, ValueError, KeyError, TypeError):
+        return _read(cache_place() / name)
+    try:
+        found = tuple(exclusively(body, _measured(body, clock)))
+    except OutOfMemoryError:
+        return ()
+    # Who has no place to keep it measures it in every process.
+    with suppress(LoadError, OSError):
+        kept = cache_folder() / name
+        kept.parent.mkdir(exist_ok=True)
+        write_whole(kept, json.dumps([_written(one) for one in found]))
+    return found
+
+
+def _digest(body: Any) -> str:
+    """Of everything that times depend on."""
+    versions = [version(name) for name in ("conflayers", "torch", "transformers")]
+    parts = (FORMAT, body.identity, body.kind, body.model.dtype, body.model.device, body.why_not_compiled)
+    threads = torch.get_num_threads()
+    return hashlib.sha256(repr((*parts, threads, versions, kernels.processor())).encode()).hexdigest()[:16]
+
+
+@torch.no_grad()
+def _measured(body: Any, clock: Clock) -> Generator[Expected, None, None]:
+    deadline = clock() + BUDGET
+    room = max(ROWS)
+    contexts = [context for context in CONTEXTS if context + room <= body.context]
+    body.reserve(max(contexts, default=0) + 2 * room)
+    try:
+        for context in contexts:
+            begun, before = clock(), body.length
+            body.forward([token % body.vocab_size for token in range(before, context)], rows=1)
+            # What longer texts take until they are read, which comes before anything can be timed.
+            ahead = (clock() - begun) * (4 * context) / (context - before)
+            found = _at(body, context, deadline, clock)
+            if found is not None:
+                yield found
+            if found is None or clock() + ahead > deadline:
+                return
+    finally:
+        body.release()
+
+
+def _at(body: Any, context: int, deadline: float, clock: Clock) -> Expected | None:
+    """Behind the text that is cached; None if there is no time for it."""
+    best = _best_passes(body, deadline, clock)
+    if len(best) < 2 or not best[1] > 0:
+        return None
+    savings: dict[str, Savings] = {}
+    for precision in (WHOLE, *body.quick()) if body.layers > 2 else ():
+        if clock() < deadline:
+            savings[precision] = measure(body, 0, best[1], clock, precision)
+    counts = sorted(best)
+    # More rows take no less: what the clock says otherwise is chance.
+    shares = [max(best[count] for count in counts[: at + 1]) / best[1] for at in range(len(counts))]
+    return Expected(context, tuple(zip(counts, shares, strict=True)), savings)
+
+
+def _best_passes(body: Any, deadline: float, clock: Clock) -> dict[int, float]:
+    """Seconds by rows, of as many of `ROWS` as there is time for."""
+    best: dict[int, float] = {}
+    length = body.length
+    for rows in ROWS * TURNS:
+        begun = clock()
+        if begun > deadline:
+            break
+        float(body.forward([token % body.vocab_size for token in range(rows)], rows=rows).logits[0, 0])
+        body.rollback(length)
+        best[rows] = min(best.get(rows, math.inf), clock() - begun)
+    return best
+
+
+def _written(one: Expected) -> dict[str, Any]:
+    savings = {precision: [of.attention, of.mlp, of.full] for precision, of in one.savings.items()}
+    return {"context": one.context, "passes": one.passes, "savings": savings}
+
+
+def _read(path: Path) -> tuple[Expected, ...]:
+    """Raise ValueError, KeyError or TypeError unless there is what `_written` writes."""
+    found = []
+    for one in json.loads(path.read_text(encoding="utf-8")):
+        passes = tuple((int(rows), _number(share)) for rows, share in one["passes"])
+        savings = {str(name): Savings(*map(_number, of)) for name, of in one["savings"].items()}
+        found.append(Expected(int(one["context"]), _rising(passes), savings))
+    return tuple(found)
+
+
+def _number(value: float) -> float:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(value)
+    return float(value)
+
+
+def _rising(passes: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    rows = [one for one, _ in passes]
+    if len(rows) < 2 or rows[0] != 1 or rows != sorted(set(rows)):
+        raise ValueError(rows)
+    return tuple(passes)
