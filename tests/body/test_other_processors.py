@@ -1,5 +1,6 @@
-"""The compiled kernels as processors get them that can do less than this one."""
+"""The compiled kernels as other processors get them: such as can do less than this one, or have tiles."""
 
+import hashlib
 import platform
 import shutil
 from collections.abc import Iterator
@@ -16,30 +17,36 @@ from conflayers.body.fast import FastBody
 from conflayers.body.linears import Linear
 from conflayers.body.views import INT4, INT8
 
-# What the compiler may not use, whether there are whole passes then, and views of the kernels' own.
-LESS = {
-    "no tiles": ("-mno-amx-tile", True, True),
-    "no products of whole numbers": ("-mno-avx512vnni", True, False),
-    "no vectors of 512 bits": ("-mno-avx512f", True, False),
-    "no vectors of 256 bits": ("-mno-avx2", False, False),
+EMULATED = Path(__file__).with_name("emulated_tiles.h")
+# Its digest, since compiled libraries are kept.
+VERSION = hashlib.sha256(EMULATED.read_bytes()).hexdigest()[:8]
+TILES = f"-mamx-tile -mamx-bf16 -DTILE_INSTRUCTIONS='\"{EMULATED}\"' -DVERSION_{VERSION}"
+# What the compiler is told, what the processor has to have, whether there are whole passes then, and views of the
+# kernels' own.
+OTHERS = {
+    "tiles": (TILES, "avx512_vnni", True, True),
+    "no tiles": ("-mno-amx-tile", "avx2", True, True),
+    "no products of whole numbers": ("-mno-avx512vnni", "avx2", True, False),
+    "no vectors of 512 bits": ("-mno-avx512f", "avx2", True, False),
+    "no vectors of 256 bits": ("-mno-avx2", "avx2", False, False),
 }
 TEXT = [(11 * i + i * i) % 160 for i in range(400)]
 SHAPES = [(16, 32), (80, 1536), (976, 576)]
 
 
-def flags() -> str:
+def flags() -> list[str]:
     known = Path("/proc/cpuinfo")
-    return known.read_text() if known.exists() else ""
+    return known.read_text().split() if known.exists() else []
 
 
-@pytest.fixture(params=LESS)
-def less(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[bool, bool]]:
+@pytest.fixture(params=OTHERS)
+def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[bool, bool]]:
     """Whether there are whole passes, and views of the kernels' own."""
-    option, passes, views = LESS[request.param]
-    if platform.machine() != "x86_64" or "avx2" not in flags():
-        pytest.skip("this processor cannot do less in this way")
+    options, needed, passes, views = OTHERS[request.param]
+    if platform.system() != "Linux" or needed not in flags():
+        pytest.skip("this processor cannot do as that one does")
     compiler = shutil.which("g++") or pytest.skip("there is no g++")
-    monkeypatch.setenv("CXX", f"{compiler} {option}")
+    monkeypatch.setenv("CXX", f"{compiler} {options}")
     kernels.library.cache_clear()
     yield passes, views and "avx512_vnni" in flags()
     kernels.library.cache_clear()
@@ -71,8 +78,8 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_what_there_is(less):
-    passes, views = less
+def test_what_there_is(other):
+    passes, views = other
     matrix = torch.zeros(16, 32)
     assert (products.why_not(matrix) is None) == passes
     assert (products.why_not_rounded(matrix) is None) == views
@@ -82,8 +89,8 @@ def test_what_there_is(less):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_products_are_exact_and_rows_have_the_same_bits_in_any_company(less, kind, shape):
-    if not less[0]:
+def test_products_are_exact_and_rows_have_the_same_bits_in_any_company(other, kind, shape):
+    if not other[0]:
         pytest.skip("there are no products then")
     one = Linear(drawn(*shape, seed=1).to(kind), drawn(shape[0], seed=2).to(kind))
     ours, states = products.plain(one), drawn(32, shape[1]).to(kind)
@@ -94,7 +101,7 @@ def test_products_are_exact_and_rows_have_the_same_bits_in_any_company(less, kin
         assert torch.equal(torch.cat([ours(rows) for rows in states.split(count)]), alone)
 
 
-def test_tokens_have_the_bits_that_they_have_alone(less, kind):
+def test_tokens_have_the_bits_that_they_have_alone(other, kind):
     body = FastBody(build(kind))
     body.reserve(len(TEXT))
     body.forward(TEXT[:300])
@@ -102,13 +109,13 @@ def test_tokens_have_the_bits_that_they_have_alone(less, kind):
     with torch.no_grad():
         exact = build(kind).double()(torch.tensor([TEXT[:332]])).logits[0, 300:]
     assert (alone - exact).norm() / exact.norm() < (0.05 if kind == torch.bfloat16 else 1e-5)
-    assert body.steady or not less[0]
+    assert body.steady or not other[0]
     for count in (2, 5, 17, 32) if body.steady else ():
         body.rollback(300)
         assert torch.equal(body.forward(TEXT[300 : 300 + count]).logits, alone[:count])
 
 
-def test_texts_are_the_same(less, kind):
+def test_texts_are_the_same(other, kind):
     llm = Llm(build(kind))
     plain = llm.generate(TEXT[:50], method="vanilla", max_new_tokens=60).token_ids
     methods = [("auto", {}), ("conflayers", {"fallback": False}), ("lookup", {})]

@@ -5,9 +5,12 @@
 
 #include <type_traits>
 
+// Tests have them computed, where the processor has none.
 #ifdef HAS_TILES
-#include <sys/syscall.h>
-#include <unistd.h>
+#ifndef TILE_INSTRUCTIONS
+#define TILE_INSTRUCTIONS "tile_instructions.h"
+#endif
+#include TILE_INSTRUCTIONS
 #endif
 
 namespace {
@@ -17,25 +20,10 @@ constexpr int64_t TILE = 16;
 
 #ifdef HAS_TILES
 
-// Compilers' own names for these leave out which memory they read.
-#define LOAD_TILE(TO, FROM, APART) \
-    asm volatile("tileloadd (%0,%1,1), %%tmm" #TO ::"r"(FROM), "r"(int64_t(APART)) : "memory")
-#define STORE_TILE(FROM, TO, APART) \
-    asm volatile("tilestored %%tmm" #FROM ", (%0,%1,1)" ::"r"(TO), "r"(int64_t(APART)) : "memory")
-#define ZERO_TILE(TO) asm volatile("tilezero %%tmm" #TO ::)
-// What is in LEFT times what is in RIGHT is added to what is in TO.
-#define MULTIPLY_TILES(TO, LEFT, RIGHT) asm volatile("tdpbf16ps %%tmm" #RIGHT ", %%tmm" #LEFT ", %%tmm" #TO ::)
-
-// The system gives tiles to those who ask.
-inline bool allowed() {
-    static const bool yes = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
-    return yes;
-}
-
 // Whether states of this type are multiplied by tiles here.
 template <class T>
 bool by_tiles() {
-    return std::is_same<T, bfloat16>::value && allowed();
+    return std::is_same<T, bfloat16>::value && tiles_allowed();
 }
 
 // Tiles for so many tokens, in this thread, as long as this lives. Others, torch among them, find theirs as they were.
@@ -43,7 +31,7 @@ class Tiles {
   public:
     Tiles(int64_t tokens, bool used) : used(used) {
         if (!used) return;
-        asm volatile("sttilecfg (%0)" ::"r"(&before) : "memory");
+        STORE_TILE_SIZES(&before);
         Config wanted = {};
         wanted.palette = 1;
         for (int tile = 0; tile < 8; tile++) wanted.rows[tile] = 16, wanted.bytes[tile] = 64;
@@ -57,7 +45,7 @@ class Tiles {
         if (before.palette)
             load(&before);
         else
-            asm volatile("tilerelease" ::);
+            RELEASE_TILES();
     }
     Tiles(const Tiles&) = delete;
 
@@ -69,7 +57,7 @@ class Tiles {
         uint8_t rows[16];
     } before;
 
-    static void load(const Config* config) { asm volatile("ldtilecfg (%0)" ::"r"(config) : "memory"); }
+    static void load(const Config* config) { LOAD_TILE_SIZES(config); }
 };
 
 // States as tiles read them: pairs of inputs of all tokens of a tile side by side. One token's are so already.
