@@ -170,6 +170,8 @@ def test_without_fallback_every_second_layer_is_skipped_until_a_better_plan_is_f
 
 
 def test_only_passes_that_are_looks_come_on_top(llm):
+    # Before it is counted: what steps take is measured here.
+    task = llm.task("conflayers")
     looks, passes = 0, 0
     forward, replay = llm.body.forward, llm.body.replay
 
@@ -185,16 +187,14 @@ def test_only_passes_that_are_looks_come_on_top(llm):
 
     llm.body.forward, llm.body.replay = counted, looked
     try:
-        task = llm.task("conflayers")
         task.selector.clock = lambda: 0.0
         result = llm.generate([1, 2, 3], task=task, max_new_tokens=100)
     finally:
         del llm.body.forward, llm.body.replay
 
     stats = result.stats
-    priced_steps = 4
     assert looks > 0
-    assert passes == 1 + stats.num_spec_steps + stats.num_plain_steps + stats.num_draft_tokens + priced_steps
+    assert passes == 1 + stats.num_spec_steps + stats.num_plain_steps + stats.num_draft_tokens
 
 
 def test_tasks_do_not_share_what_they_learn(llm):
