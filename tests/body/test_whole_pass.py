@@ -119,7 +119,7 @@ def test_passes_are_those_of_the_operators(both, length):
             assert off(ours.values[:, :, : length + count], theirs.values[:, :, : length + count]) < CLOSE
 
 
-@pytest.mark.parametrize("count", [33, 64, 100, 128, 129])
+@pytest.mark.parametrize("count", [33, 64, 100, 129, 400])
 @pytest.mark.parametrize("length", [0, 20])
 def test_a_text_in_pieces(both, length, count):
     text = TEXT[length : length + count]
@@ -144,9 +144,9 @@ def test_a_text_in_pieces(both, length, count):
 def test_a_text_in_pieces_has_the_bits_that_it_has_one_by_one(both):
     body = both[0]
     begin(body, 3)
-    alone = torch.cat([body.forward([token]).logits for token in TEXT[3:103]])
+    alone = torch.cat([body.forward([token]).logits for token in TEXT[3:63]])
     body.rollback(3)
-    assert torch.equal(body.forward(TEXT[3:103]).logits, alone)
+    assert torch.equal(body.forward(TEXT[3:63]).logits, alone)
     body.release()
     body.reserve(64)
     with pytest.raises(IndexError):

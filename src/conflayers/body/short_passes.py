@@ -15,10 +15,6 @@ from conflayers.body.weights import Form, Weights
 from conflayers.body.whole_pass import WholePass
 from conflayers.plan import FULL
 
-# Texts of up to so many tokens are run in short passes where these are one call; longer ones are sooner done by torch's
-# products over all of their tokens.
-IN_PIECES = 4 * SHORT
-
 
 class ShortPasses(PortableBody):
     """What the fast body does where `whole_pass` can; all else it leaves to passes operator by operator."""
@@ -53,7 +49,8 @@ class ShortPasses(PortableBody):
     ) -> Pass:
         """Run `tokens` after the cached ones; see `contract.Body.forward`."""
         count, start = len(tokens), self._cache.length
-        form = self._short(min(count, SHORT) if parents is None and count <= IN_PIECES else count)
+        in_pieces = self._whole is not None and parents is None and count <= self._whole.texts
+        form = self._short(min(count, SHORT) if in_pieces else count)
         if form is None:
             return super().forward(tokens, parents=parents, rows=rows, record=record)
         if count > SHORT:

@@ -26,6 +26,12 @@ _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 STAGES = ("products", "norms", "rotation", "attention", "gate", "waiting")
 
 
+# Texts of up to so many tokens are run in short passes; longer ones are sooner done by torch's products over all of
+# their tokens, which have tiles too, or vectors of floats. In bfloat16 without tiles torch has nothing that is faster.
+TEXTS = {torch.bfloat16: 1 << 30, torch.float32: 2 * SHORT}
+TEXTS_BY_TILES = 4 * SHORT
+
+
 class _Layer(ctypes.Structure):
     """See `Layer` in pass.h."""
 
@@ -99,6 +105,13 @@ class WholePass:
 
     def __reduce__(self) -> tuple[type["WholePass"], tuple[int, int, int, RmsNorm, torch.Tensor]]:
         return WholePass, (self.heads, self.kv_heads, self.width, self.norm, self.embedding)
+
+    @property
+    def texts(self) -> int:
+        """The longest text, in tokens, that short passes are faster with."""
+        found, kind = kernels.library(), self.embedding.dtype
+        by_tiles = kind == torch.bfloat16 and not isinstance(found, str) and found.has_tiles()
+        return TEXTS_BY_TILES if by_tiles else TEXTS[kind]
 
     def runs(self, form: Form) -> bool:
         """Whether passes over this form can be run here."""

@@ -37,6 +37,7 @@ KERNELS(bfloat16, bfloat16)
 
 #ifdef HAS_PASSES
 extern "C" int64_t has_passes() { return 1; }
+extern "C" int64_t has_tiles() { return by_tiles<bfloat16>(); }
 
 #define PASSES(T, NAME)                                                                                               \
     extern "C" int64_t pass_bytes_##NAME(const Pass<T>* pass) { return pass->bytes(); }                               \
@@ -50,6 +51,7 @@ extern "C" int64_t has_passes() { return 1; }
     }
 #else
 extern "C" int64_t has_passes() { return 0; }
+extern "C" int64_t has_tiles() { return 0; }
 
 #define PASSES(T, NAME)                                                                                               \
     extern "C" int64_t pass_bytes_##NAME(const void*) { return 0; }                                                   \
