@@ -10,11 +10,11 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from conflayers.body import kernels
 from conflayers.body.cache_folder import cache_folder, cache_place
@@ -68,10 +68,10 @@ def expectations(body: Any, clock: Clock = time.perf_counter) -> tuple[Expected,
 
 def _digest(body: Any) -> str:
     """Of everything that times depend on."""
-    versions = [version(name) for name in ("conflayers", "torch", "transformers")]
-    parts = (FORMAT, body.identity, body.kind, body.model.dtype, body.model.device, body.why_not_compiled)
-    threads = torch.get_num_threads()
-    return hashlib.sha256(repr((*parts, threads, versions, kernels.processor())).encode()).hexdigest()[:16]
+    model = (body.identity, body.kind, body.model.dtype, body.model.device, body.why_not_compiled)
+    machine = (kernels.processor(), kernels.sources(), torch.get_num_threads())
+    versions = (FORMAT, torch.__version__, transformers.__version__)
+    return hashlib.sha256(repr((model, machine, versions)).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()

@@ -92,8 +92,7 @@ def _wanted() -> list[list[str]]:
 
 def _loaded(compiler: list[str]) -> ctypes.CDLL:
     """The kernels' library, compiled now unless it was before: for this source, compiler and processor."""
-    sources = (path.read_text() for path in sorted(FOLDER.glob("*.[ch]*")))
-    parts = (*sources, *FLAGS, *compiler, _run([*compiler, "--version"]), processor())
+    parts = (*sources(), *FLAGS, *compiler, _run([*compiler, "--version"]), processor())
     name = f"kernels-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.so"
     try:
         # A folder that cannot be written to may have it all the same.
@@ -110,6 +109,11 @@ def _loaded(compiler: list[str]) -> ctypes.CDLL:
         return _opened(kept)
     except (LoadError, OSError) as error:
         raise NoKernelsError(str(error)) from error
+
+
+def sources() -> list[str]:
+    """What is compiled."""
+    return [path.read_text() for path in sorted(FOLDER.glob("*.[ch]*"))]
 
 
 def _digest(path: Path) -> Path:
