@@ -116,7 +116,7 @@ def test_costs_are_the_expected_ones_until_they_are_measured():
 def test_what_is_measured_is_what_the_body_takes(monkeypatch):
     monkeypatch.setattr(expectations, "BUDGET", 1e9)
     body = priced(1)
-    short, middle, long = expectations.expectations(body, body.clock)
+    short, middle, long = expectations.expectations(body, clock=body.clock)
     assert [one.context for one in (short, middle, long)] == [32, 256, 1024]
     assert dict(short.passes) == pytest.approx({1: 1.0, 2: 1.1, 4: 1.3, 8: 1.7, 16: 2.5})
     # Half of a pass is its layers': 8 of them, two sublayers each.
@@ -128,18 +128,23 @@ def test_what_is_measured_is_what_the_body_takes(monkeypatch):
 def test_it_is_kept_and_read_and_measured_anew_where_it_is_damaged(folder, monkeypatch):
     monkeypatch.setattr(expectations, "BUDGET", 1e9)
     body = priced(1)
-    found = expectations.expectations(body, body.clock)
+    found = expectations.expectations(body, clock=body.clock)
     passes = body.passes
-    assert expectations.expectations(body, body.clock) == found
+    assert expectations.expectations(body, clock=body.clock) == found
     assert body.passes == passes
     (kept,) = folder.iterdir()
     content = json.loads(kept.read_text())
     bad = ["", "[1]", "{", json.dumps(content)[:-9], "null", json.dumps([content[0] | {"passes": [[2, 1.0]]}])]
-    bad += [json.dumps([content[0] | {"passes": [[1, float("nan")], [2, 1.0]]}]), "\0"]
+    bad += ["\0", "[" * 200_000]
+    nan, infinite = float("nan"), float("inf")
+    for wrong in ([[1, nan], [2, 1.0]], [[1, 0.0], [2, 1.0]], [[1, 1.0], [infinite, 2.0]], [[1, 1.0], [2, 10**400]]):
+        bad.append(json.dumps([content[0] | {"passes": wrong}]))
+    bad += [json.dumps([content[0] | {"savings": wrong}]) for wrong in ([], None, {"whole": [0.1]})]
+    bad.append(json.dumps([content[0] | {"context": infinite}]))
     for damaged in bad:
         kept.write_text(damaged)
         before = body.passes
-        assert expectations.expectations(body, body.clock) == found
+        assert expectations.expectations(body, clock=body.clock) == found
         assert body.passes == before + passes
         assert json.loads(kept.read_text()) == content
 
@@ -150,7 +155,7 @@ def test_another_number_of_threads_is_another_machine(folder):
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            expectations.expectations(body, body.clock)
+            expectations.expectations(body, clock=body.clock)
     finally:
         torch.set_num_threads(threads)
     assert len(list(folder.iterdir())) == 2
@@ -160,27 +165,33 @@ def test_no_more_is_measured_than_there_is_time_for():
     # A prompt, a pass over one token and one over eight, and nothing at longer contexts.
     body = priced(1)
     body.flat = 0.51
-    (found,) = expectations.expectations(body, body.clock)
+    (found,) = expectations.expectations(body, clock=body.clock)
     assert [rows for rows, _ in found.passes] == [1, 8]
     assert found.savings == {}
     assert body.clock.now < 2
 
 
-def test_a_model_too_slow_to_try_is_tried_once():
+def test_a_model_too_slow_to_try_is_tried_by_one_pass_and_nothing_is_kept(folder):
     body = priced(1)
-    assert expectations.expectations(body, body.clock) == ()
-    passes = body.passes
-    assert expectations.expectations(body, body.clock) == ()
-    assert body.passes == passes == 1
+    assert expectations.expectations(body, clock=body.clock) == ()
+    assert body.passes == 1
+    assert not folder.exists()
+
+
+def test_another_model_of_the_same_embedding_is_measured_by_itself(folder):
+    short, long = build(), build()
+    short.config.max_position_embeddings = 40
+    assert Llm(short).task().costs.expectations == ()
+    assert Llm(long).task().costs.expectations
 
 
 def test_where_nothing_can_be_kept_it_is_measured_every_time(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CONFLAYERS_CACHE", str(tmp_path / "file" / "cache"))
     body = priced(0.001)
-    assert expectations.expectations(body, body.clock)
+    assert expectations.expectations(body, clock=body.clock)
     passes = body.passes
-    assert expectations.expectations(body, body.clock)
+    assert expectations.expectations(body, clock=body.clock)
     assert body.passes == 2 * passes
 
 
@@ -208,5 +219,5 @@ def test_a_model_that_is_generating_is_left_alone_and_measured_later():
 def test_texts_are_the_same_with_and_without(monkeypatch):
     llm = Llm(build())
     with_it = llm.generate(list(range(20)), max_new_tokens=100).token_ids
-    monkeypatch.setattr(Llm, "_expectations", lambda self: ())
+    monkeypatch.setattr(Llm, "_expectations", lambda self, precisions: ())
     assert llm.generate(list(range(20)), max_new_tokens=100).token_ids == with_it

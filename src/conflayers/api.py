@@ -19,7 +19,7 @@ from conflayers.body.portable import refuse_training
 from conflayers.choice import SETTINGS, split_choice
 from conflayers.decoding import decode
 from conflayers.errors import InputError, PlanError
-from conflayers.expectations import expectations
+from conflayers.expectations import digest, expectations
 from conflayers.expected import Expected
 from conflayers.methods import build_method, check_names
 from conflayers.multimodal import Encoded
@@ -74,7 +74,7 @@ class Llm:
         self.processor, self.tokenizer = processor_and_tokenizer(tokenizer)
         self.name = name or type(model).__name__
         self.body, self.differences = choose_body(model, body, layout)
-        self._expected: dict[int, tuple[Expected, ...]] = {}
+        self._expected: dict[str, tuple[Expected, ...]] = {}
 
     def task(self, method: str | Selector = DEFAULT, plan: PlanSource = None, **options: Any) -> Method:
         """A method with its memory, to be given to several requests of one kind.
@@ -107,20 +107,20 @@ class Llm:
             if drafts is not None and drafts.precision != WHOLE:
                 self.body.check_precision(drafts)
         # Once for a model, and not in the middle of a request.
-        if getattr(made.selector, "views", False):
-            for precision in self.body.quick():
-                self.body.prepare(FULL.at(precision))
+        quick = self.body.quick() if getattr(made.selector, "views", False) else ()
+        for precision in quick:
+            self.body.prepare(FULL.at(precision))
         if isinstance(made.selector, ConfLayers):
-            made.costs.expectations = self._expectations()
+            made.costs.expectations = self._expectations(quick)
         return replace(made, model=self.body.identity)
 
-    def _expectations(self) -> tuple[Expected, ...]:
-        """What this machine is like, found out for every number of threads once; nothing while the model is busy."""
-        threads = torch.get_num_threads()
-        if threads not in self._expected:
+    def _expectations(self, precisions: Sequence[str]) -> tuple[Expected, ...]:
+        """What this machine is like, found out once for the model as it is; nothing while it is busy."""
+        key = digest(self.body, precisions)
+        if key not in self._expected:
             with suppress(InputError):
-                self._expected[threads] = expectations(self.body)
-        return self._expected.get(threads, ())
+                self._expected[key] = expectations(self.body, precisions)
+        return self._expected.get(key, ())
 
     def check_task(self, task: Method) -> None:
         """Raise InputError if `task` was made for another model."""

@@ -34,15 +34,20 @@ TURNS = 3
 BUDGET = 1.5
 # Of the file. Written by another one, it is measured anew.
 FORMAT = 1
+# No share of a plain step is as large.
+MOST = 1e6
+# What reading raises where somebody else wrote, or half of it is there.
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 Clock = Callable[[], float]
 
 
-def expectations(body: Any, clock: Clock = time.perf_counter) -> tuple[Expected, ...]:
+def expectations(body: Any, precisions: Sequence[str] = (), clock: Clock = time.perf_counter) -> tuple[Expected, ...]:
     """What is known of a model on this machine, by context: read if it was measured before.
 
     Args:
         body: a `PortableBody`.
+        precisions: of drafts, besides the whole model's.
         clock: seconds.
 
     Returns:
@@ -51,31 +56,34 @@ def expectations(body: Any, clock: Clock = time.perf_counter) -> tuple[Expected,
     Raises:
         InputError: a request runs on the model, so that nothing can be measured.
     """
-    name = f"costs/{_digest(body)}.json"
-    with suppress(LoadError, OSError, ValueError, KeyError, TypeError):
+    name = f"costs/{digest(body, precisions)}.json"
+    with suppress(LoadError, OSError, *DAMAGED):
         return _read(cache_place() / name)
     try:
-        found = tuple(exclusively(body, _measured(body, clock)))
+        found = tuple(exclusively(body, _measured(body, precisions, clock)))
     except OutOfMemoryError:
         return ()
-    # Who has no place to keep it measures it in every process.
-    with suppress(LoadError, OSError):
-        kept = cache_folder() / name
-        kept.parent.mkdir(exist_ok=True)
-        write_whole(kept, json.dumps([_written(one) for one in found]))
+    if found:
+        # Who has no place to keep it measures it in every process.
+        with suppress(LoadError, OSError):
+            kept = cache_folder() / name
+            kept.parent.mkdir(exist_ok=True)
+            write_whole(kept, json.dumps([_written(one) for one in found]))
     return found
 
 
-def _digest(body: Any) -> str:
-    """Of everything that times depend on."""
-    model = (body.identity, body.kind, body.model.dtype, body.model.device, body.why_not_compiled)
+def digest(body: Any, precisions: Sequence[str] = ()) -> str:
+    """Of everything that times depend on: the model as it is, what drives it, and the machine."""
+    model = body.model
+    shape = (model.config.to_json_string(), sum(one.numel() for one in model.parameters()), body.identity, body.context)
+    driven = (body.kind, model.dtype, model.device, body.why_not_compiled, sorted(precisions))
     machine = (kernels.processor(), kernels.sources(), torch.get_num_threads())
     versions = (FORMAT, torch.__version__, transformers.__version__)
-    return hashlib.sha256(repr((model, machine, versions)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((shape, driven, machine, versions)).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()
-def _measured(body: Any, clock: Clock) -> Generator[Expected, None, None]:
+def _measured(body: Any, precisions: Sequence[str], clock: Clock) -> Generator[Expected, None, None]:
     deadline = clock() + BUDGET
     room = max(ROWS)
     contexts = [context for context in CONTEXTS if context + room <= body.context]
@@ -86,7 +94,7 @@ def _measured(body: Any, clock: Clock) -> Generator[Expected, None, None]:
             body.forward([token % body.vocab_size for token in range(before, context)], rows=1)
             # What longer texts take until they are read, which comes before anything can be timed.
             ahead = (clock() - begun) * (4 * context) / (context - before)
-            found = _at(body, context, deadline, clock)
+            found = _at(body, context, precisions, deadline, clock)
             if found is not None:
                 yield found
             if found is None or clock() + ahead > deadline:
@@ -95,13 +103,13 @@ def _measured(body: Any, clock: Clock) -> Generator[Expected, None, None]:
         body.release()
 
 
-def _at(body: Any, context: int, deadline: float, clock: Clock) -> Expected | None:
+def _at(body: Any, context: int, precisions: Sequence[str], deadline: float, clock: Clock) -> Expected | None:
     """Behind the text that is cached; None if there is no time for it."""
     best = _best_passes(body, deadline, clock)
     if len(best) < 2 or not best[1] > 0:
         return None
     savings: dict[str, Savings] = {}
-    for precision in (WHOLE, *body.quick()) if body.layers > 2 else ():
+    for precision in (WHOLE, *precisions) if body.layers > 2 else ():
         if clock() < deadline:
             savings[precision] = measure(body, 0, best[1], clock, precision)
     counts = sorted(best)
@@ -130,7 +138,7 @@ def _written(one: Expected) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[Expected, ...]:
-    """Raise ValueError, KeyError or TypeError unless there is what `_written` writes."""
+    """Raise one of `DAMAGED` unless there is what `_written` writes."""
     found = []
     for one in json.loads(path.read_text(encoding="utf-8")):
         passes = tuple((int(rows), _number(share)) for rows, share in one["passes"])
@@ -140,13 +148,13 @@ def _read(path: Path) -> tuple[Expected, ...]:
 
 
 def _number(value: float) -> float:
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= value < MOST:
         raise ValueError(value)
     return float(value)
 
 
 def _rising(passes: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    rows = [one for one, _ in passes]
-    if len(rows) < 2 or rows[0] != 1 or rows != sorted(set(rows)):
-        raise ValueError(rows)
+    rows, shares = zip(*passes, strict=True)
+    if passes[0] != (1, 1.0) or len(rows) < 2 or list(rows) != sorted(set(rows)) or list(shares) != sorted(shares):
+        raise ValueError(passes)
     return tuple(passes)

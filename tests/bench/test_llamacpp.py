@@ -15,15 +15,20 @@ class Engine:
     """Says 7, 8, 9, ... after any prompt."""
 
     made: list[tuple[str, dict]] = []  # noqa: RUF012 - read by the tests below
+    vocabulary = 0
 
     def __init__(self, path, **options):
         if "broken" in path:
             raise ValueError("no such format")
         Engine.made.append((path, options))
+        self.path = path
         self.resets = 0
 
     def reset(self):
         self.resets += 1
+
+    def n_vocab(self):
+        return 5 if "other" in self.path else Engine.vocabulary
 
     def generate(self, ids, *, temp, repeat_penalty, reset):
         assert (temp, repeat_penalty, reset) == (0.0, 1.0, True)
@@ -35,7 +40,9 @@ def llm(monkeypatch):
     package = ModuleType("llama_cpp")
     package.Llama = Engine
     monkeypatch.setitem(sys.modules, "llama_cpp", package)
-    return conflayers.Llm(planted_model([], layers=4))
+    llm = conflayers.Llm(planted_model([], layers=4))
+    Engine.vocabulary = llm.body.vocab_size
+    return llm
 
 
 def test_tokens_end_with_the_text_or_the_count(llm, tmp_path):
@@ -62,6 +69,10 @@ def test_what_is_missing_is_named(llm, tmp_path, monkeypatch):
     broken.touch()
     with pytest.raises(InputError, match=r"llama.cpp cannot load .*broken.gguf: no such format"):
         make_ways(llm, [f"llamacpp:file={broken}"], {}, False)
+    other = tmp_path / "other.gguf"
+    other.touch()
+    with pytest.raises(InputError, match=r"of the same weights: .*other.gguf is of a model with 5 tokens"):
+        make_ways(llm, [f"llamacpp:file={other}"], {}, False)
     with pytest.raises(InputError, match="compared greedily: leave out --temperature"):
         make_ways(llm, [f"llamacpp:file={broken}"], {"temperature": 0.5}, False)
     monkeypatch.setitem(sys.modules, "llama_cpp", None)

@@ -129,11 +129,13 @@ class LlamaCpp:
     Attributes:
         file: the GGUF file.
         end: tokens that end a text.
+        vocabulary: tokens of the model that it is compared with.
     """
 
     name: str
     file: Path
     end: frozenset[int]
+    vocabulary: int
     context: int
     threads: int
     clock: Clock = time.perf_counter
@@ -160,6 +162,11 @@ class LlamaCpp:
             )
         except (ValueError, RuntimeError, OSError) as error:
             raise InputError(f"llama.cpp cannot load {self.file}: {error}") from error
+        if self._engine.n_vocab() != self.vocabulary:
+            raise InputError(
+                f"'llamacpp' needs a GGUF file of the same weights: {self.file} is of a model with "
+                f"{self._engine.n_vocab()} tokens, and this one has {self.vocabulary}"
+            )
 
     def begin(self) -> None:
         """It learns nothing; the cache of the last prompt is dropped."""
@@ -219,7 +226,7 @@ def make_llamacpp(llm: Llm, name: str, options: dict[str, Any], choice: dict[str
     if file is None:
         raise InputError("'llamacpp' needs a GGUF file of the same weights: llamacpp:file=PATH")
     end = end_tokens(llm.model, {})
-    return LlamaCpp(name, Path(str(file)), end, llm.body.context, torch.get_num_threads())
+    return LlamaCpp(name, Path(str(file)), end, llm.body.vocab_size, llm.body.context, torch.get_num_threads())
 
 
 PEERS: dict[str, Callable[[Llm, str, dict[str, Any], dict[str, Any]], Way]] = {

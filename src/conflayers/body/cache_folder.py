@@ -20,11 +20,11 @@ def cache_place() -> Path:
     Raises:
         LoadError: there is no such place.
     """
-    if chosen := os.environ.get("CONFLAYERS_CACHE"):
-        return Path(chosen).expanduser()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "conflayers"
     try:
+        if chosen := os.environ.get("CONFLAYERS_CACHE"):
+            return Path(chosen).expanduser()
+        if shared := os.environ.get("XDG_CACHE_HOME"):
+            return Path(shared) / "conflayers"
         return Path.home() / ".cache" / "conflayers"
     except RuntimeError as error:
         raise _nowhere(error) from error

@@ -111,9 +111,10 @@ def _loaded(compiler: list[str]) -> ctypes.CDLL:
         raise NoKernelsError(str(error)) from error
 
 
-def sources() -> list[str]:
+@functools.cache
+def sources() -> tuple[str, ...]:
     """What is compiled."""
-    return [path.read_text() for path in sorted(FOLDER.glob("*.[ch]*"))]
+    return tuple(path.read_text() for path in sorted(FOLDER.glob("*.[ch]*")))
 
 
 def _digest(path: Path) -> Path:
@@ -161,6 +162,7 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
+@functools.cache
 def processor() -> str:
     """What tells this processor from another: folders are shared between machines."""
     known = Path("/proc/cpuinfo")
