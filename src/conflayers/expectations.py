@@ -4,6 +4,7 @@ A pass over one token and over a few, and draft steps in every precision, with a
 of context. `costs` begins with it, so that the first rounds of a request are decided by what this machine is like.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -77,9 +78,17 @@ def digest(body: Any, precisions: Sequence[str] = ()) -> str:
     model = body.model
     shape = (model.config.to_json_string(), sum(one.numel() for one in model.parameters()), body.identity, body.context)
     driven = (body.kind, model.dtype, model.device, body.why_not_compiled, sorted(precisions))
-    machine = (kernels.processor(), kernels.sources(), torch.get_num_threads())
-    versions = (FORMAT, torch.__version__, transformers.__version__)
-    return hashlib.sha256(repr((shape, driven, machine, versions)).encode()).hexdigest()[:16]
+    return _hashed(shape, driven, torch.get_num_threads(), _machine())
+
+
+@functools.cache
+def _machine() -> str:
+    """What stays the same for as long as a process runs."""
+    return _hashed(kernels.processor(), kernels.sources(), FORMAT, torch.__version__, transformers.__version__)
+
+
+def _hashed(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()

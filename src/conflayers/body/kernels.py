@@ -111,7 +111,6 @@ def _loaded(compiler: list[str]) -> ctypes.CDLL:
         raise NoKernelsError(str(error)) from error
 
 
-@functools.cache
 def sources() -> tuple[str, ...]:
     """What is compiled."""
     return tuple(path.read_text() for path in sorted(FOLDER.glob("*.[ch]*")))
@@ -162,7 +161,6 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-@functools.cache
 def processor() -> str:
     """What tells this processor from another: folders are shared between machines."""
     known = Path("/proc/cpuinfo")

@@ -160,28 +160,25 @@ class Member {
         meet(PRODUCTS);
         int64_t start = pass.length * pass.width;
         const Turn<T> turn{mixed,
-                                  layer.q_norm,
-                                  layer.k_norm,
-                                  float(pass.eps),
-                                  layer.rotated ? pass.cos : nullptr,
-                                  layer.rotated ? pass.sin : nullptr,
-                                  pass.positions,
-                                  queries,
-                                  keys + start,
-                                  values + start,
-                                  pass.stride,
-                                  pass.tokens,
-                                  pass.heads,
-                                  pass.kv_heads,
-                                  pass.width};
+                           layer.q_norm,
+                           layer.k_norm,
+                           float(pass.eps),
+                           layer.rotated ? pass.cos : nullptr,
+                           layer.rotated ? pass.sin : nullptr,
+                           pass.positions,
+                           queries,
+                           keys + start,
+                           values + start,
+                           pass.stride,
+                           pass.tokens,
+                           pass.heads,
+                           pass.kv_heads,
+                           pass.width};
         team.share(pass.tokens * turn.parts(), [&](int64_t i) { turn.one(i / turn.parts(), i % turn.parts()); });
         meet(ROTATION);
-        const Attention<T> asked{queries,     keys,
-                                 values,      pass.bias,
-                                 pass.biases, pass.stride,
-                                 pass.length + 1, pass.tokens,
-                                 pass.heads,  pass.kv_heads,
-                                 pass.width,  1 / std::sqrt(float(pass.width))};
+        const Attention<T> asked{queries,         keys,        values,     pass.bias,     pass.biases, pass.stride,
+                                 pass.length + 1, pass.tokens, pass.heads, pass.kv_heads, pass.width,
+                                 1 / std::sqrt(float(pass.width))};
         attend(asked);
         meet(ATTENTION);
         input(layer.out, attended, pass.tokens).multiply(layer.out, added, team);

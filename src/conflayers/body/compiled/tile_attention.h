@@ -16,6 +16,8 @@ constexpr int64_t BATCH = 4;
 // Columns ahead of what is read that are asked for.
 constexpr int64_t FAR = 512;
 
+static_assert(TILE == BATCH_ROWS, "rows that are computed at once are those of a tile");
+
 // Up to 16 query rows of one key-value head, and a chunk of its columns.
 class TileRows {
   public:
