@@ -77,6 +77,9 @@ def _round(state: State, method: Method, stats: Stats, clock: Clock) -> tuple[Ro
     if plan is not None and not isinstance(plan, Plan):
         raise InputError(f"{type(method.selector).__name__}.choose() must return a Plan or None, not {plan!r}")
     record = method.selector.wants()
+    if plan is not None:
+        # A plan's first step is to take what its others do: costs are learnt from it.
+        state.body.prepare(plan)
     started = clock()
     draft = method.drafter.draft(state, plan) if plan is not None else Draft()
     draft.check(state.body.vocab_size, state.left - 1, trees=state.body.trees)

@@ -77,7 +77,8 @@ def digest(body: Any, precisions: Sequence[str] = ()) -> str:
     """Of everything that times depend on: the model as it is, what drives it, and the machine."""
     model = body.model
     shape = (model.config.to_json_string(), sum(one.numel() for one in model.parameters()), body.identity, body.context)
-    driven = (body.kind, model.dtype, model.device, body.why_not_compiled, sorted(precisions))
+    named = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else ""
+    driven = (body.kind, model.dtype, model.device, named, body.why_not_compiled, sorted(precisions))
     return _hashed(shape, driven, torch.get_num_threads(), _machine())
 
 

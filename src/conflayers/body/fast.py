@@ -20,18 +20,21 @@ from transformers import PreTrainedModel
 from conflayers.body.anatomy import Anatomy
 from conflayers.body.contract import ATTENTION, MLP, Pass, Step, Trace
 from conflayers.body.fingerprint import Fingerprint
+from conflayers.body.graphs.graph_pass import GraphPass
+from conflayers.body.graphs.products import Matrix
 from conflayers.body.kernels import NoKernelsError
 from conflayers.body.linears import hooks_of
 from conflayers.body.llama import FastLayer, why_not
 from conflayers.body.native import Native
 from conflayers.body.operators import SHORT, Operators, Seen
+from conflayers.body.passes import Passes
 from conflayers.body.short_passes import ShortPasses
 from conflayers.body.steady import MOST_ROWS, attention_steady
 from conflayers.body.trees import later_mask, text_mask
 from conflayers.body.views import VIEWS
 from conflayers.body.weights import Form, read_weights
 from conflayers.body.whole_pass import WholePass
-from conflayers.plan import FULL, WHOLE, Plan
+from conflayers.plan import FULL, NOTHING, WHOLE, Plan
 
 Masks = torch.Tensor | Mapping[str, torch.Tensor] | None
 
@@ -99,7 +102,9 @@ class FastBody(ShortPasses):
     @property
     def why_not_compiled(self) -> str | None:
         """See `PortableBody.why_not_compiled`."""
-        return self._why_not_compiled if self.fast else super().why_not_compiled
+        if not self.fast:
+            return super().why_not_compiled
+        return None if isinstance(self._whole, GraphPass) else self._why_not_compiled
 
     @property
     def key_shape(self) -> tuple[int, int] | None:
@@ -114,10 +119,19 @@ class FastBody(ShortPasses):
         except NoKernelsError as error:
             return None, str(error)
 
+    def _passes(self) -> Passes | None:
+        """What short passes are one call of, if anything."""
+        assert self._weights is not None
+        shape = (self._heads, self._kv_heads, self._width, self._weights.norm, self._weights.embedding)
+        found = GraphPass(*shape) if isinstance(self._weights.target.head, Matrix) else WholePass(*shape)
+        there = self._native is not None or isinstance(found, GraphPass)
+        return found if there and found.runs(self._weights.target) else None
+
     def prepare(self, plan: Plan) -> None:
         """Make what drafts by `plan` need, which else is made by the first of them."""
-        if self._weights is not None and self.fast:
+        if self._weights is not None and self.fast and plan.precision != NOTHING:
             self._weights.form(plan.precision)
+            self._ready(plan)
 
     def _read_weights(self) -> None:
         """Look at the model as it is now: somebody may have exchanged weights, or added adapters or hooks."""
@@ -132,10 +146,8 @@ class FastBody(ShortPasses):
             self.layout = "plain" if self.layout == "plain" else "auto"
             self._seen_weights = Fingerprint.of(model)
             self._native, self._why_not_compiled = self._kernels()
-            whole = WholePass(self._heads, self._kv_heads, self._width, self._weights.norm, self._weights.embedding)
-            alike = self._native is not None and self._windows == {None}
-            self._whole = whole if alike and whole.runs(self._weights.target) else None
-            self._cos = self._sin = self._later = torch.empty(0)
+            self._whole = self._passes() if self._windows == {None} else None
+            self._later, self._angles = torch.empty(0), (torch.empty(0), torch.empty(0))
             shape = (self._heads, self._kv_heads, self._width, model.dtype, model.device)
             self._steady = self._weights.steady and self._windows == {None} and attention_steady(*shape)
             self._steady = self._steady and (self._native is None or self._native.steady())
@@ -147,8 +159,9 @@ class FastBody(ShortPasses):
         """See `contract.Body.reserve`."""
         self._read_weights()
         super().reserve(capacity)
-        if len(self._cos) < self._cache.rows:
+        if len(self._angles[0]) < self._cache.rows:
             self._tables(self._cache.rows)
+        self._ready(FULL)
 
     def _tables(self, count: int) -> None:
         """The model's own rotations of so many positions, and what texts take their masks from."""
@@ -156,8 +169,8 @@ class FastBody(ShortPasses):
         positions = torch.arange(count, device=model.device)[None]
         cos, sin = model.model.rotary_emb(model.model.norm.weight[:1], positions)
         # The sine carries the sign, so that one roll does the rest.
-        self._cos, half = cos[0], sin.shape[-1] // 2
-        self._sin = torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
+        half = sin.shape[-1] // 2
+        self._angles = (cos[0].contiguous(), torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1))
         self._later = later_mask(MOST_ROWS, count, model.dtype).to(model.device)
 
     @contextmanager
@@ -226,9 +239,10 @@ class FastBody(ShortPasses):
     def _seen(self, arguments: Mapping[str, Any], count: int) -> Seen:
         """What attention needs beside states."""
         positions, mask = arguments["position_ids"][0], arguments["attention_mask"]
+        cos, sin = (table.index_select(0, positions)[:, None] for table in self._angles)
         return Seen(
             positions=positions,
-            angles=(self._cos.index_select(0, positions)[:, None], self._sin.index_select(0, positions)[:, None]),
+            angles=(cos, sin),
             chain=mask is None,
             whole=mask is None and self._cache.length == 0 and count > 1,
             biased=lambda window: self._bias(window, mask, count),

@@ -87,9 +87,13 @@ class PortableBody:
         self._device = self.model.device
         if self._cache.capacity < capacity or self._cache.kinds - {(self.model.dtype, self._device)}:
             self.release()
-            self._cache = PositionedCache(list(self.anatomy.windows), capacity)
+            self._cache = PositionedCache(list(self.anatomy.windows), self._capacity(capacity))
         self._cache.rollback(0)
         self._shift, self.room, self.text_start = 0, capacity, 0
+
+    def _capacity(self, wanted: int) -> int:
+        """Tokens to make room for where room for so many is wanted."""
+        return wanted
 
     def release(self) -> None:
         """Give the cache's memory back."""

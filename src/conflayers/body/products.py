@@ -14,7 +14,7 @@ from torch.nn import functional
 from conflayers.body import kernels
 from conflayers.body.linears import Linear
 from conflayers.body.steady import MOST_ROWS
-from conflayers.body.views import GROUP
+from conflayers.body.views import GROUP, INT4, INT8
 
 # Outputs that are computed at once; matrices have whole numbers of them, and of groups of inputs.
 OUTS = 16
@@ -166,3 +166,6 @@ def _plain_again(weight: torch.Tensor, bias: torch.Tensor | None) -> Plain | Lin
     """What was pickled, on a machine that may have no such kernels."""
     linear = Linear(weight, bias)
     return linear if why_not(weight) else plain(linear)
+
+
+VIEWS: dict[str, Callable[[Linear], Rounded]] = {INT8: int8, INT4: int4}

@@ -1,4 +1,4 @@
-"""Passes of a body over a few tokens as one call of the compiled kernels, where they can be."""
+"""Passes of a body over a few tokens as one call, where they can be."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from transformers import PreTrainedModel
 from conflayers.body.anatomy import Anatomy
 from conflayers.body.contract import Pass, Step, joined_traces
 from conflayers.body.operators import SHORT
+from conflayers.body.passes import Angles, Passes
 from conflayers.body.portable import PortableBody
-from conflayers.body.trees import depths, replay_mask, tree_mask
+from conflayers.body.sight import Sight
 from conflayers.body.weights import Form, Weights
-from conflayers.body.whole_pass import WholePass
-from conflayers.plan import FULL
+from conflayers.plan import FULL, Plan
 
 
 class ShortPasses(PortableBody):
@@ -25,9 +25,9 @@ class ShortPasses(PortableBody):
         # What `walk` does with each layer.
         self._step: Step | None = None
         self._weights: Weights | None = None
-        self._whole: WholePass | None = None
+        self._whole: Passes | None = None
         # Of every position.
-        self._cos = self._sin = torch.empty(0)
+        self._angles: Angles = (torch.empty(0), torch.empty(0))
 
     @property
     def fast(self) -> bool:
@@ -37,6 +37,16 @@ class ShortPasses(PortableBody):
     def watched(self) -> Any:
         """See `PortableBody.watched`."""
         return super().watched() if self._whole is None else self._whole.watched()
+
+    def _capacity(self, wanted: int) -> int:
+        return wanted if self._whole is None else self._whole.capacity(wanted)
+
+    def _ready(self, plan: Plan) -> None:
+        """Have passes by a plan take from the first on what they take."""
+        with self.running(plan):
+            if (form := self._short(1)) is not None and self._cache.capacity:
+                assert self._whole is not None
+                self._whole.prepare(form, plan, self._angles, self._cache)
 
     @torch.no_grad()
     def forward(
@@ -55,11 +65,9 @@ class ShortPasses(PortableBody):
             return super().forward(tokens, parents=parents, rows=rows, record=record)
         if count > SHORT:
             return self._in_pieces(form, tokens, min(rows or count, count), min(record, count))
-        offsets = range(count) if parents is None else depths(parents)
-        mask = None if parents is None else tree_mask(parents, start, None, torch.float32)
-        positions = [start + offset for offset in offsets]
+        sight = Sight.chain(start, count) if parents is None else Sight.tree(start, parents)
         # None and 0 mean all, as in transformers.
-        return self._run_short(form, tokens, positions, mask, min(rows or count, count), record)
+        return self._run_short(form, tokens, sight, min(rows or count, count), record)
 
     def _in_pieces(self, form: Form, tokens: Sequence[int], wanted: int, record: int) -> Pass:
         """A text as one short pass after the other."""
@@ -68,9 +76,8 @@ class ShortPasses(PortableBody):
         for first in range(0, len(tokens), SHORT):
             piece, begun = tokens[first : first + SHORT], self._cache.length
             behind = len(tokens) - first - len(piece)
-            positions = range(begun, begun + len(piece))
             last = [min(max(asked - behind, 0), len(piece)) for asked in (wanted, record)]
-            passes.append(self._run_short(form, piece, positions, None, *last))
+            passes.append(self._run_short(form, piece, Sight.chain(begun, len(piece)), *last))
         traces = [one.trace for one in passes if one.trace is not None]
         logits = torch.cat([one.logits for one in passes])
         return Pass(logits, joined_traces(traces) if traces else None)
@@ -81,9 +88,8 @@ class ShortPasses(PortableBody):
         form, count, length = self._short(len(tokens)), len(tokens), self.length
         if form is None:
             return super().replay(tokens)
-        mask = replay_mask(count, length, None, torch.float32)
         with self._cache.again(count):
-            return self._run_short(form, tokens, range(length - count, length), mask, count, 0).logits
+            return self._run_short(form, tokens, Sight.replay(length, count), count, 0).logits
 
     def _short(self, count: int) -> Form | None:
         """The weights of a pass over so many tokens, if it can be one call of the kernels."""
@@ -95,21 +101,12 @@ class ShortPasses(PortableBody):
         form = self._weights.form(self._plan.precision)
         return form if self._whole.runs(form) and self._whole.takes(self._cache) else None
 
-    def _run_short(
-        self,
-        form: Form,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        mask: torch.Tensor | None,
-        wanted: int,
-        record: int,
-    ) -> Pass:
-        """One pass as one call; `mask` is [1, 1, tokens, columns]."""
+    def _run_short(self, form: Form, tokens: Sequence[int], sight: Sight, wanted: int, record: int) -> Pass:
+        """One pass as one call."""
         assert self._whole is not None
         count = len(tokens)
         self._cache.check_room(count)
-        bias = None if mask is None else mask[0, 0].contiguous()
-        angles, kept = (self._cos, self._sin), min(record, count)
-        logits, trace = self._whole(form, self._plan, tokens, positions, angles, self._cache, bias, wanted, kept)
+        kept = min(record, count)
+        logits, trace = self._whole(form, self._plan, tokens, sight, self._angles, self._cache, wanted, kept)
         self._cache.advance(count)
         return Pass(logits, trace if kept else None)

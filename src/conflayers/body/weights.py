@@ -11,11 +11,13 @@ import torch
 from transformers import PreTrainedModel
 
 from conflayers.body import products
+from conflayers.body.graphs import products as graphs
+from conflayers.body.graphs.launches import interpreted
 from conflayers.body.linears import Linear, owned, single
 from conflayers.body.llama import FastLayer, read_layer
 from conflayers.body.operators import RmsNorm, rms_norm
 from conflayers.body.steady import steady
-from conflayers.body.views import INT4, INT8, VIEWS, Product, pack, view, why_not_view
+from conflayers.body.views import VIEWS, Product, pack, view, why_not_view
 from conflayers.errors import InputError
 from conflayers.plan import WHOLE
 
@@ -26,11 +28,11 @@ WORTH = 1.1
 SHARE_OF_MEMORY = 0.5
 # Layouts are timed on the first matrices of so many bytes, more than most processors keep near themselves,
 SAMPLE_BYTES = 32 << 20
+# ... or accelerators,
+ACCELERATOR_BYTES = 256 << 20
 # ... with these numbers of rows, so many times.
 SAMPLE_ROWS, SAMPLE_RUNS = (1, 8), 5
 PRODUCTS = ("qkv", "out", "gate_up", "down")
-# Views that the kernels have themselves.
-OWN_VIEWS = {INT8: products.int8, INT4: products.int4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,11 @@ class Weights:
     def _share(self, precision: str) -> float:
         """What one row times the first matrices takes in a view, as a share of what it takes in the target."""
         sample = _sample(_matrices(self.plain))
+        if isinstance(self.target.head, graphs.Matrix):
+            # Launched one by one they would say what launching takes.
+            both = ([graphs.plain(one) for one in sample], [graphs.VIEWS[precision](one) for one in sample])
+            own, other = map(graphs.seconds, both)
+            return other / own
         views = [_viewed(linear, precision) for linear in sample]
         target = list(itertools.islice(self.target.products(), len(sample)))
         own, other = _best_seconds(sample, (target, views), rows=(1,))
@@ -155,23 +162,33 @@ def _target(plain: Form, layout: str) -> tuple[Form, bool]:
     check_layout(layout)
     if layout != "packed" and not any(map(_why_not_own, _matrices(plain))):
         # At the speed of memory, without a copy.
-        return plain.converted(products.plain), True
+        return plain.converted(_kernels(plain.layers[0].norm.weight).plain), True
     target = plain.converted(pack) if _packs(plain, layout) else plain
     whole = _steady(target, plain)
     return whole or target, whole is not None
 
 
+def _kernels(weight: torch.Tensor) -> Any:
+    """Who has kernels of our own for a weight's device, if anybody: `products`, or `graphs.products`."""
+    return products if weight.device.type == "cpu" and not interpreted() else graphs
+
+
 def _why_not_own(linear: Linear) -> str | None:
-    return products.why_not(linear.weight)
+    found: str | None = _kernels(linear.weight).why_not(linear.weight)
+    return found
 
 
 def _why_not_own_view(linear: Linear) -> str | None:
-    return products.why_not_rounded(linear.weight)
+    found: str | None = _kernels(linear.weight).why_not_rounded(linear.weight)
+    return found
 
 
 def _viewed(linear: Linear, precision: str) -> Product:
     """A matrix in `precision`, one of `VIEWS`: the kernels' own, or torch's."""
-    return view(linear, precision) if _why_not_own_view(linear) else OWN_VIEWS[precision](linear)
+    if _why_not_own_view(linear):
+        return view(linear, precision)
+    made: Product = _kernels(linear.weight).VIEWS[precision](linear)
+    return made
 
 
 def _matrices(plain: Form) -> list[Linear]:
@@ -209,8 +226,9 @@ def _faster_packed(matrices: list[Linear]) -> bool:
 
 def _sample(matrices: list[Linear]) -> list[Linear]:
     """The first of them, as many as are more than stays near the processor."""
+    enough = SAMPLE_BYTES if matrices[0].weight.device.type == "cpu" else ACCELERATOR_BYTES
     sizes = itertools.accumulate(linear.weight.numel() * linear.weight.element_size() for linear in matrices)
-    return matrices[: 1 + sum(size < SAMPLE_BYTES for size in sizes)]
+    return matrices[: 1 + sum(size < enough for size in sizes)]
 
 
 @torch.no_grad()

@@ -17,7 +17,9 @@ from conflayers.body.cache import PositionedCache
 from conflayers.body.contract import Trace
 from conflayers.body.native import ATTENDED
 from conflayers.body.operators import SHORT, RmsNorm
+from conflayers.body.passes import Angles, Passes
 from conflayers.body.products import Plain, Record, Rounded
+from conflayers.body.sight import Sight
 from conflayers.body.weights import Form
 from conflayers.plan import Plan
 
@@ -86,7 +88,7 @@ class _Place:
     fits: bool
 
 
-class WholePass:
+class WholePass(Passes):
     """Passes over one model's forms whose products are all the kernels' own.
 
     Args:
@@ -108,13 +110,13 @@ class WholePass:
 
     @property
     def texts(self) -> int:
-        """The longest text, in tokens, that short passes are faster with."""
+        """See `Passes`."""
         found, kind = kernels.library(), self.embedding.dtype
         by_tiles = kind == torch.bfloat16 and not isinstance(found, str) and found.has_tiles()
         return TEXTS_BY_TILES if by_tiles else TEXTS[kind]
 
     def runs(self, form: Form) -> bool:
-        """Whether passes over this form can be run here."""
+        """See `Passes`."""
         if id(form) not in self._prepared:
             ours = self.width in ATTENDED and self.embedding.is_contiguous()
             ours = ours and all(isinstance(one, Plain | Rounded) for one in form.products())
@@ -146,10 +148,13 @@ class WholePass:
         return _Prepared(form, layers, head, given)
 
     def takes(self, cache: PositionedCache) -> bool:
-        """Whether keys and values can be read and written there; makes them if there are none yet."""
+        """See `Passes`."""
         if self._place is None or self._place.cache() is not cache:
             self._place = self._find(cache)
         return self._place.fits and not cache.is_aside
+
+    def prepare(self, form: Form, plan: Plan, angles: Angles, cache: PositionedCache) -> None:
+        """See `Passes`: nothing."""
 
     def _find(self, cache: PositionedCache) -> _Place:
         nothing = self.norm.weight.new_empty(1, self.kv_heads, 0, self.width)
@@ -177,66 +182,25 @@ class WholePass:
             self._watched = None
         found |= {name: (seconds[i], int(times[i])) for i, name in enumerate(STAGES)}
 
-    @torch.no_grad()
-    def steady(self, form: Form) -> bool:
-        """Whether a few tokens at once have the bits that they have one by one, as two layers and a text tell."""
-        generator = torch.Generator().manual_seed(0)
-        tables = torch.randn(2, SHORT, self.width, generator=generator, dtype=torch.float32, device="cpu")
-        cos, sin = tables.to(self.embedding.dtype)
-        plan = Plan.layers(range(2, len(form.layers)))
-        text = [i * 37 % len(self.embedding) for i in range(SHORT)]
-
-        def run(at_once: int) -> torch.Tensor:
-            cache, outs = PositionedCache([None] * len(form.layers), SHORT), []
-            for start in range(0, SHORT, at_once):
-                positions = range(start, min(start + at_once, SHORT))
-                tokens = [text[position] for position in positions]
-                assert self.takes(cache)
-                outs.append(self(form, plan, tokens, positions, (cos, sin), cache, None, len(tokens), 0)[0])
-                cache.advance(len(tokens))
-            return torch.cat(outs)
-
-        alone = run(1)
-        return all(torch.equal(run(count), alone) for count in (3, 11, SHORT))
-
     def __call__(
         self,
         form: Form,
         plan: Plan,
         tokens: Sequence[int],
-        positions: Sequence[int],
+        sight: Sight,
         angles: tuple[torch.Tensor, torch.Tensor],
         cache: PositionedCache,
-        bias: torch.Tensor | None,
         wanted: int,
         traced: int,
     ) -> tuple[torch.Tensor, Trace]:
-        """Run a few tokens, and write their keys and values behind what the cache holds.
-
-        Args:
-            form: one that `runs` has nothing against.
-            plan: what to leave out.
-            tokens: up to `SHORT`.
-            positions: of every token, in `angles`.
-            angles: cosine and sine of every position, [positions, width]; the sine carries the sign of the rotation.
-            cache: the one that `takes` was last asked about, and had nothing against.
-            bias: what to add to scores, [tokens, columns] in float32; None where each token sees all before it.
-            wanted: rows of logits, of the last tokens.
-            traced: rows to keep of what sublayers put out, of the last tokens.
-
-        Returns:
-            Logits [wanted, vocabulary]; what the sublayers that ran put out.
-
-        Raises:
-            IndexError: the model has no such token.
-        """
+        """See `Passes`."""
         prepared, place = self._prepared[id(form)], self._place
         assert prepared is not None
         assert place is not None
-        if min(tokens) < 0 or max(tokens) >= len(self.embedding):
-            raise IndexError(f"tokens are 0 to {len(self.embedding) - 1}, and one is {min(tokens)} or {max(tokens)}")
+        self.check_tokens(tokens)
+        bias = sight.bias()
         count, few = prepared.given.layers, ctypes.c_int64 * len(tokens)
-        ids, places = few(*map(int, tokens)), few(*positions)
+        ids, places = few(*map(int, tokens)), few(*sight.positions)
         # Of every layer 1 for its attention, 2 for its MLP.
         runs = (ctypes.c_uint8 * count)(*((i not in plan.attention) + 2 * (i not in plan.mlp) for i in range(count)))
         logits = self.embedding.new_empty(wanted, prepared.head.outs)

@@ -26,6 +26,15 @@ OF_STAGES = {
     "gate": ELEMENTWISE,
     "waiting": WAITING,
 }
+# Of the kernels that an accelerator's graphs are of, which no operator called.
+OF_KERNELS = {
+    "embed": OTHER,
+    "norm": NORMS,
+    "multiply": PRODUCTS,
+    "turn": ELEMENTWISE,
+    "attend": ATTENTION,
+    "combine": ATTENTION,
+}
 # By an operator's name without its namespace; the first that matches. A norm that a model spells out is told by the
 # operators that little else uses.
 NAMES = (
@@ -170,7 +179,13 @@ def sort_events(events: Any, on: str = "cpu") -> Seen:
     """The operators among a profiler's events, by group; each event's own time is that of the group it is in."""
     seen = Seen()
     for event in events:
-        if event.device_type.name != "CPU" or "::" not in event.name:
+        if event.device_type.name != "CPU":
+            if event.name in OF_KERNELS:
+                # One may wait for the one before, which is time of both.
+                seen.seconds[OF_KERNELS[event.name]] += event.time_range.elapsed_us() / 1e6
+                seen.calls[OF_KERNELS[event.name]] += 1
+            continue
+        if "::" not in event.name:
             continue
         name, outer = _place(event)
         micros = event.self_cpu_time_total if on == "cpu" else event.self_device_time_total

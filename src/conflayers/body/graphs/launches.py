@@ -1,0 +1,284 @@
+"""How the kernels are launched: on how many programs of what shape."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from conflayers.body.graphs.products import Matrix
+    from conflayers.body.operators import RmsNorm
+
+# See kernels.py.
+ROWS, BLOCK_ROWS, CHUNK = 32, 16, 128
+GIVEN = 2 + 3 * ROWS
+# Chunks that are combined at once.
+SOME = 16
+# Outputs of small matrices, which are taken in smaller blocks.
+FEW_OUTS = 2048
+# Programs that a device's processors have enough of; see `parts`.
+PROGRAMS, MOST_PARTS = 400, 4
+# Lines of 64 weights that a product fetches before what it multiplies with is there.
+AHEAD = 4
+_INT4 = 2
+
+
+@cache
+def why_not(device: torch.device) -> str | None:
+    """Why there are no kernels on a device, in words; None if there are."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if device.type != "cuda" and not interpreted():
+        return f"they are written in Triton, which is not for {device.type}"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter is to run the kernels, on the processor: slow, and for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
+
+
+@cache
+def _early(device: torch.device) -> bool:
+    """Whether a kernel may be set up while the one before still runs (from Hopper on)."""
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
+
+
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Launches inside go to this device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def wait(device: torch.device) -> None:
+    """Until the device is through with all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def recorded(run: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """The same launches as one; their kernels are compiled. Where nothing can be recorded, `run` itself."""
+    if device.type != "cuda":
+        return run
+    graph = torch.cuda.CUDAGraph()
+    # Others may use the device meanwhile, from threads of their own.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        run()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+def _kernels() -> Any:
+    # Triton is no dependency: who has an accelerator has it from torch.
+    from conflayers.body.graphs import kernels
+
+    return kernels
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **options: Any) -> None:
+    early = _early(device)
+    kernel[grid](*arguments, **options, EARLY=early, **({"launch_pdl": True} if early else {}))
+
+
+def _power(number: int) -> int:
+    """The next power of two."""
+    return 1 << (number - 1).bit_length()
+
+
+def embed(given: torch.Tensor, embedding: torch.Tensor, states: torch.Tensor, rows: int) -> None:
+    """See `kernels.embed`."""
+    hidden = embedding.shape[1]
+    _launch(
+        _kernels().embed, (rows,), given.device, given, embedding, states, hidden, BLOCK=_power(hidden), num_warps=4
+    )
+
+
+def norm(
+    given: torch.Tensor,
+    states: torch.Tensor,
+    parts: torch.Tensor | None,
+    added: torch.Tensor | None,
+    by: "RmsNorm",
+    out: torch.Tensor,
+    rows: int,
+) -> None:
+    """See `kernels.norm`; `parts` and `added` are None where nothing is added."""
+    hidden = states.shape[1]
+    block = _power(hidden)
+    _launch(
+        _kernels().norm,
+        (rows,),
+        given.device,
+        given,
+        states,
+        states if parts is None else parts,
+        states if added is None else added,
+        by.weight,
+        out,
+        hidden,
+        by.eps,
+        PARTS=0 if parts is None else len(parts),
+        BLOCK=block,
+        num_warps=min(max(block // 512, 1), 8),
+    )
+
+
+def multiply(
+    given: torch.Tensor | None,
+    matrix: "Matrix",
+    states: torch.Tensor,
+    out: torch.Tensor,
+    rows: int,
+    gated: bool = False,
+) -> None:
+    """See `kernels.multiply`.
+
+    Args:
+        states: [rows, in]; without `given`, whole blocks of `ROWS`.
+        out: [rows, out], or [parts, ROWS, out] in as many parts as `parts` says.
+        rows: of states that are wanted.
+    """
+    outs, (block_outs, block_ins, warps, stages) = out.shape[-1], shape(matrix, gated)
+    block_rows = BLOCK_ROWS if rows <= BLOCK_ROWS else 2 * BLOCK_ROWS
+    parts = len(out) if out.dim() == 3 else 1
+    _launch(
+        _kernels().multiply,
+        (-(-outs // block_outs), -(-rows // block_rows), parts),
+        states.device,
+        given,
+        states,
+        matrix.weight,
+        matrix.weight if matrix.scales is None else matrix.scales,
+        matrix.weight if matrix.bias is None else matrix.bias,
+        out,
+        outs,
+        matrix.ins,
+        KIND=matrix.kind,
+        GATED=gated,
+        BIASED=matrix.bias is not None,
+        EVEN=outs % block_outs == 0 and matrix.ins % block_ins == 0,
+        PARTS=parts,
+        BLOCK_OUTS=block_outs,
+        BLOCK_INS=block_ins,
+        BLOCK_ROWS=block_rows,
+        GROUP=matrix.group,
+        AHEAD=AHEAD if matrix.kind == 0 else 0,
+        num_warps=warps,
+        num_stages=stages,
+    )
+
+
+def shape(matrix: "Matrix", gated: bool = False) -> tuple[int, int, int, int]:
+    """Outputs and inputs of a block, warps and stages: the same however many rows there are.
+
+    As measured on an H100, over matrices of models of 135 million and of 8 billion parameters.
+    """
+    halved = 2 if gated else 1
+    if matrix.kind == _INT4:
+        return (64 if matrix.outs > FEW_OUTS else 32) // halved, 2 * matrix.group, 4, 3
+    block_ins = next((some for some in (256, 128) if matrix.ins % some == 0), 64)
+    return (32 if matrix.outs > FEW_OUTS else 16) // halved, block_ins, 4, 3 if block_ins > 64 else 5
+
+
+def parts(matrix: "Matrix") -> int:
+    """Shares of the inputs that are summed by programs of their own: matrices of few outputs have few programs."""
+    block_outs, block_ins, *_ = shape(matrix)
+    programs, blocks = -(-matrix.outs // block_outs), matrix.ins // block_ins
+    if matrix.ins % block_ins:
+        return 1
+    fitting = (some for some in range(MOST_PARTS, 1, -1) if blocks % some == 0 and programs * some <= PROGRAMS)
+    return next(fitting, 1)
+
+
+def turn(
+    given: torch.Tensor,
+    mixed: torch.Tensor,
+    angles: tuple[torch.Tensor, torch.Tensor],
+    rotated: bool,
+    norms: "tuple[RmsNorm, RmsNorm] | None",
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rows: int,
+) -> None:
+    """See `kernels.turn`; queries [rows, heads, width], keys and values [1, key-value heads, rows, width]."""
+    _, heads, width = queries.shape
+    kv_heads = keys.shape[1]
+    _launch(
+        _kernels().turn,
+        (rows, heads + 2 * kv_heads),
+        given.device,
+        given,
+        mixed,
+        *angles,
+        *((norm.weight for norm in norms) if norms else (mixed, mixed)),
+        norms[0].eps if norms else 0.0,
+        queries,
+        keys,
+        values,
+        keys.stride(1),
+        heads,
+        kv_heads,
+        ROTATED=rotated,
+        NORMED=norms is not None,
+        WIDTH=width,
+        BLOCK=_power(width // 2),
+        num_warps=1,
+    )
+
+
+def attend(
+    given: torch.Tensor,
+    placed: torch.Tensor,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    chunks: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    out: torch.Tensor,
+    rows: int,
+    mapped: bool,
+) -> None:
+    """See `kernels.attend` and `kernels.combine`; `chunks` are its sums, tops and weights."""
+    _, heads, width = queries.shape
+    kv_heads = keys.shape[1]
+    group = heads // kv_heads
+    # What the processor's products of matrices take at least.
+    head_rows = max(BLOCK_ROWS, _power(group))
+    at_once = 1 if mapped else head_rows // group
+    _launch(
+        _kernels().attend,
+        (len(chunks[0]), kv_heads, -(-rows // at_once)),
+        given.device,
+        given,
+        placed,
+        queries,
+        keys,
+        values,
+        *chunks,
+        keys.stride(1),
+        heads,
+        width**-0.5,
+        MAPPED=mapped,
+        AT_ONCE=at_once,
+        GROUP_HEADS=group,
+        HEAD_ROWS=head_rows,
+        WIDTH=width,
+        BLOCK=_power(width),
+        num_warps=4,
+    )
+    _launch(
+        _kernels().combine,
+        (rows, heads),
+        given.device,
+        given,
+        *chunks,
+        out,
+        heads,
+        WIDTH=width,
+        BLOCK=_power(width),
+        SOME=SOME,
+        num_warps=2,
+    )
