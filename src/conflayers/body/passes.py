@@ -23,10 +23,12 @@ class Passes(ABC):
     Attributes:
         embedding: [vocabulary, hidden].
         width: of a head.
+        recorded: whether what `prepare` does is anything.
     """
 
     embedding: torch.Tensor
     width: int
+    recorded = False
 
     @property
     @abstractmethod

@@ -43,9 +43,10 @@ class ShortPasses(PortableBody):
 
     def _ready(self, plan: Plan) -> None:
         """Have passes by a plan take from the first on what they take."""
+        if self._whole is None or not self._whole.recorded or not self._cache.capacity:
+            return
         with self.running(plan):
-            if (form := self._short(1)) is not None and self._cache.capacity:
-                assert self._whole is not None
+            if (form := self._short(1)) is not None:
                 self._whole.prepare(form, plan, self._angles, self._cache)
 
     @torch.no_grad()

@@ -103,6 +103,8 @@ class GraphPass(Passes):
         embedding: [vocabulary, hidden].
     """
 
+    recorded = True
+
     def __init__(self, heads: int, kv_heads: int, width: int, norm: RmsNorm, embedding: torch.Tensor) -> None:
         self.heads, self.kv_heads, self.width, self.norm, self.embedding = heads, kv_heads, width, norm, embedding
         self._runs: dict[int, Form | None] = {}

@@ -22,7 +22,7 @@ SOME = 16
 FEW_OUTS = 2048
 # Programs that a device's processors have enough of; see `parts`.
 PROGRAMS, MOST_PARTS = 400, 4
-# Lines of 64 weights that a product fetches before what it multiplies with is there.
+# Lines of memory of every row that a product fetches before what it multiplies with is there.
 AHEAD = 4
 _INT4 = 2
 
@@ -45,7 +45,13 @@ def interpreted() -> bool:
 @cache
 def _early(device: torch.device) -> bool:
     """Whether a kernel may be set up while the one before still runs (from Hopper on)."""
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
+    return _nvidia(device) and torch.cuda.get_device_capability(device)[0] >= 9 and _kernels().gdc_wait is not None
+
+
+@cache
+def _nvidia(device: torch.device) -> bool:
+    """Whether instructions of NVIDIA's can be used (from Ampere on)."""
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:
@@ -165,7 +171,8 @@ def multiply(
         BLOCK_INS=block_ins,
         BLOCK_ROWS=block_rows,
         GROUP=matrix.group,
-        AHEAD=AHEAD if matrix.kind == 0 else 0,
+        AHEAD=AHEAD,
+        NVIDIA=_nvidia(states.device),
         num_warps=warps,
         num_stages=stages,
     )
