@@ -17,13 +17,13 @@ from typing import Any
 import torch
 import transformers
 
-from conflayers.body import kernels
+from conflayers.body import graphs, kernels
 from conflayers.body.cache_folder import cache_folder, cache_place
 from conflayers.body.claim import exclusively
 from conflayers.errors import LoadError, OutOfMemoryError
 from conflayers.expected import Expected, Savings
 from conflayers.files import write_whole
-from conflayers.plan import WHOLE
+from conflayers.plan import FULL, WHOLE
 from conflayers.selectors.forecast import measure
 
 # Tokens before the passes that are timed, and how many these are over, what tells most first.
@@ -85,7 +85,10 @@ def digest(body: Any, precisions: Sequence[str] = ()) -> str:
 @functools.cache
 def _machine() -> str:
     """What stays the same for as long as a process runs."""
-    return _hashed(kernels.processor(), kernels.sources(), FORMAT, torch.__version__, transformers.__version__)
+    launched = [path.read_text() for path in sorted(Path(graphs.__path__[0]).glob("*.py"))]
+    return _hashed(
+        kernels.processor(), kernels.sources(), launched, FORMAT, torch.__version__, transformers.__version__
+    )
 
 
 def _hashed(*parts: object) -> str:
@@ -94,10 +97,12 @@ def _hashed(*parts: object) -> str:
 
 @torch.no_grad()
 def _measured(body: Any, precisions: Sequence[str], clock: Clock) -> Generator[Expected, None, None]:
-    deadline = clock() + BUDGET
     room = max(ROWS)
     contexts = [context for context in CONTEXTS if context + room <= body.context]
     body.reserve(max(contexts, default=0) + 2 * room)
+    for precision in precisions:
+        body.prepare(FULL.at(precision))
+    deadline = clock() + BUDGET
     try:
         for context in contexts:
             begun, before = clock(), body.length

@@ -24,7 +24,7 @@ from conflayers.body.passes import Angles, Passes
 from conflayers.body.sight import Sight
 from conflayers.body.views import Product
 from conflayers.body.weights import Form
-from conflayers.plan import FULL, Plan
+from conflayers.plan import FULL, WHOLE, Plan
 
 # How long a text is sooner done in short passes: seconds that a layer takes in a pass of torch's operators over up to
 # some hundred tokens, to launch them, and in a short one, and bytes of weights a second, as measured on an H100.
@@ -51,7 +51,7 @@ class _Buffers:
     """Where passes have their states, at the same place in every one.
 
     Attributes:
-        given, placed: see kernels.py.
+        given, placed: see order.py.
         parts: what a sublayer adds, in parts, [most parts, ROWS, hidden].
         added: what every sublayer adds, attention and MLP in turns, [2 * layers, ROWS, hidden].
     """
@@ -72,7 +72,7 @@ class _Buffers:
         self._heads, self._width = heads, width
 
     def chunks(self, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What attention over each chunk of so many columns comes to: sums, tops and weights; see `kernels.attend`."""
+        """What attention over each chunk of so many columns comes to; see `attending.attend`."""
         count = -(-rows // CHUNK)
         sums = torch.empty(count, ROWS, self._heads, self._width, dtype=torch.float32, device=self.given.device)
         return sums, torch.empty_like(sums[..., 0]), torch.empty_like(sums[..., 0])
@@ -173,9 +173,11 @@ class GraphPass(Passes):
             return
         sizes = [_Size(rows, mapped) for rows in SIZES for mapped in (False, True) if rows > 1 or not mapped]
         with launches.on(self.embedding.device):
-            # Only the whole model runs over several tokens.
+            # Only the whole model runs over several tokens again and again; drafts do where they are looked at.
             for size in sizes if plan == FULL else sizes[:1]:
                 self._graph(form, plan, size, angles, cache)
+            for size in sizes if plan.at(WHOLE) == FULL else ():
+                self._compile(form, size, cache)
 
     def __call__(
         self,
@@ -225,15 +227,20 @@ class GraphPass(Passes):
         if key in self._graphs:
             self._graphs.move_to_end(key)
             return self._graphs[key]
-        if (id(form), size) not in self._compiled:
-            # Over no token: nothing is written.
-            self._buffers.given.zero_()
-            self._launch(form, FULL, size, cache)
-            self._compiled.add((id(form), size))
+        self._compile(form, size, cache)
         self._graphs[key] = recorded(partial(self._launch, form, plan, size, cache), self.embedding.device)
         if len(self._graphs) > MOST_GRAPHS:
             self._graphs.popitem(last=False)
         return self._graphs[key]
+
+    def _compile(self, form: Form, size: _Size, cache: PositionedCache) -> None:
+        """Have all kernels of such passes compiled, or read from where Triton keeps them."""
+        if (id(form), size) not in self._compiled:
+            assert self._buffers is not None
+            # Over no token: nothing is written.
+            self._buffers.given.zero_()
+            self._launch(form, FULL, size, cache)
+            self._compiled.add((id(form), size))
 
     def _launch(self, form: Form, plan: Plan, size: _Size, cache: PositionedCache) -> None:
         """The kernels of a pass, one after the other."""

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from conflayers.body.graphs.products import Matrix
     from conflayers.body.operators import RmsNorm
 
-# See kernels.py.
+# See order.py and attending.py.
 ROWS, BLOCK_ROWS, CHUNK = 32, 16, 128
 GIVEN = 2 + 3 * ROWS
 # Chunks that are combined at once.
 SOME = 16
-# Outputs of small matrices, which are taken in smaller blocks.
-FEW_OUTS = 2048
+# Outputs below which a matrix is taken in smaller blocks, and above which in larger ones.
+FEW, MANY = 2048, 16384
 # Programs that a device's processors have enough of; see `parts`.
 PROGRAMS, MOST_PARTS = 400, 4
 # Lines of memory of every row that a product fetches before what it multiplies with is there.
@@ -42,10 +42,16 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
 
 
+def _has_early() -> bool:
+    from conflayers.body.graphs import order
+
+    return order.HAS_EARLY
+
+
 @cache
 def _early(device: torch.device) -> bool:
     """Whether a kernel may be set up while the one before still runs (from Hopper on)."""
-    return _nvidia(device) and torch.cuda.get_device_capability(device)[0] >= 9 and _kernels().gdc_wait is not None
+    return _nvidia(device) and torch.cuda.get_device_capability(device)[0] >= 9 and _has_early()
 
 
 @cache
@@ -77,11 +83,12 @@ def recorded(run: Callable[[], None], device: torch.device) -> Callable[[], None
     return replay
 
 
-def _kernels() -> Any:
+def _kernel(name: str) -> Any:
+    """One of the kernels."""
     # Triton is no dependency: who has an accelerator has it from torch.
-    from conflayers.body.graphs import kernels
+    from conflayers.body.graphs import attending, multiplying, norming
 
-    return kernels
+    return next(getattr(module, name) for module in (norming, multiplying, attending) if hasattr(module, name))
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **options: Any) -> None:
@@ -95,10 +102,10 @@ def _power(number: int) -> int:
 
 
 def embed(given: torch.Tensor, embedding: torch.Tensor, states: torch.Tensor, rows: int) -> None:
-    """See `kernels.embed`."""
+    """See `norming.embed`."""
     hidden = embedding.shape[1]
     _launch(
-        _kernels().embed, (rows,), given.device, given, embedding, states, hidden, BLOCK=_power(hidden), num_warps=4
+        _kernel("embed"), (rows,), given.device, given, embedding, states, hidden, BLOCK=_power(hidden), num_warps=4
     )
 
 
@@ -111,11 +118,11 @@ def norm(
     out: torch.Tensor,
     rows: int,
 ) -> None:
-    """See `kernels.norm`; `parts` and `added` are None where nothing is added."""
+    """See `norming.norm`; `parts` and `added` are None where nothing is added."""
     hidden = states.shape[1]
     block = _power(hidden)
     _launch(
-        _kernels().norm,
+        _kernel("norm"),
         (rows,),
         given.device,
         given,
@@ -140,7 +147,7 @@ def multiply(
     rows: int,
     gated: bool = False,
 ) -> None:
-    """See `kernels.multiply`.
+    """See `multiplying.multiply`.
 
     Args:
         states: [rows, in]; without `given`, whole blocks of `ROWS`.
@@ -151,7 +158,7 @@ def multiply(
     block_rows = BLOCK_ROWS if rows <= BLOCK_ROWS else 2 * BLOCK_ROWS
     parts = len(out) if out.dim() == 3 else 1
     _launch(
-        _kernels().multiply,
+        _kernel("multiply"),
         (-(-outs // block_outs), -(-rows // block_rows), parts),
         states.device,
         given,
@@ -184,10 +191,11 @@ def shape(matrix: "Matrix", gated: bool = False) -> tuple[int, int, int, int]:
     As measured on an H100, over matrices of models of 135 million and of 8 billion parameters.
     """
     halved = 2 if gated else 1
+    lines = 16 if matrix.outs < FEW else 64 if matrix.outs > MANY else 32
     if matrix.kind == _INT4:
-        return (64 if matrix.outs > FEW_OUTS else 32) // halved, 2 * matrix.group, 4, 3
+        return (64 if matrix.ins > MANY // 2 else max(lines, 32)) // halved, 2 * matrix.group, 4, 3
     block_ins = next((some for some in (256, 128) if matrix.ins % some == 0), 64)
-    return (32 if matrix.outs > FEW_OUTS else 16) // halved, block_ins, 4, 3 if block_ins > 64 else 5
+    return lines // halved, block_ins, 4, 3 if block_ins > 64 else 5
 
 
 def parts(matrix: "Matrix") -> int:
@@ -211,11 +219,11 @@ def turn(
     values: torch.Tensor,
     rows: int,
 ) -> None:
-    """See `kernels.turn`; queries [rows, heads, width], keys and values [1, key-value heads, rows, width]."""
+    """See `attending.turn`; queries [rows, heads, width], keys and values [1, key-value heads, rows, width]."""
     _, heads, width = queries.shape
     kv_heads = keys.shape[1]
     _launch(
-        _kernels().turn,
+        _kernel("turn"),
         (rows, heads + 2 * kv_heads),
         given.device,
         given,
@@ -248,7 +256,7 @@ def attend(
     rows: int,
     mapped: bool,
 ) -> None:
-    """See `kernels.attend` and `kernels.combine`; `chunks` are its sums, tops and weights."""
+    """See `attending.attend` and `attending.combine`; `chunks` are its sums, tops and weights."""
     _, heads, width = queries.shape
     kv_heads = keys.shape[1]
     group = heads // kv_heads
@@ -256,7 +264,7 @@ def attend(
     head_rows = max(BLOCK_ROWS, _power(group))
     at_once = 1 if mapped else head_rows // group
     _launch(
-        _kernels().attend,
+        _kernel("attend"),
         (len(chunks[0]), kv_heads, -(-rows // at_once)),
         given.device,
         given,
@@ -277,7 +285,7 @@ def attend(
         num_warps=4,
     )
     _launch(
-        _kernels().combine,
+        _kernel("combine"),
         (rows, heads),
         given.device,
         given,
