@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).parents[1]
 KEPT, WORK = ROOT / "benchmarks" / "results", ROOT / "build" / "tables"
 README, REPRODUCTION, PREDICTION = ROOT / "README.md", ROOT / "docs" / "reproduction.md", ROOT / "docs" / "predict.md"
@@ -142,6 +144,12 @@ RUNS = {
         "smollm2",
         [*PEERS, "auto", "conflayers", "view:precision=int4"],
         _words("--data {questions} --max-new-tokens 128 --dtype bfloat16 --threads 2 --no-memory"),
+    ),
+    "accelerator": Run(
+        "SmolLM2-135M",
+        "smollm2",
+        [*PEERS, "auto", "conflayers", "lookup", "view:precision=int8"],
+        _words("--data {questions} --max-new-tokens 128 --dtype bfloat16 --device cuda --no-memory"),
     ),
     "sweeps": Run(
         "24 layers",
@@ -294,6 +302,7 @@ class Table:
 TABLES = {
     "bf16": Table(README, single, ("bf16",)),
     "specbench": Table(README, single, ("specbench",)),
+    "accelerator": Table(README, single, ("accelerator",)),
     "smollm2": Table(README, single, ("smollm2",)),
     "zoo": Table(README, side_by_side, ("zoo-16", "zoo-24")),
     "few": Table(README, side_by_side, ("few-16", "few-24")),
@@ -354,8 +363,7 @@ def _caption(documents: Mapping[str, Document]) -> str:
     differing = [f"{_title(row['method'])} {row['differing']}" for row in rows if row["identical"] is False]
     parts = [
         settings["dtype"],
-        f"{settings['device'].upper()} ({source['processor']})",
-        f"{settings['threads']} thread" + ("s" if settings["threads"] > 1 else ""),
+        *_where(settings, source),
         *(["torch's operators"] if settings.get("why_not_compiled") else []),
         f"{rows[0]['requests']} requests of at most {settings['max_new_tokens']} new tokens",
         f"torch {source['versions']['torch']}",
@@ -364,6 +372,13 @@ def _caption(documents: Mapping[str, Document]) -> str:
     ]
     same = f"Texts that differ: {', '.join(differing)}" if differing else "All texts were those of plain decoding"
     return f"{', '.join(parts)}. {same}."
+
+
+def _where(settings: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
+    if source["accelerator"] and settings["device"] != "cpu":
+        return [source["accelerator"]]
+    threads = settings["threads"]
+    return [f"{settings['device'].upper()} ({source['processor']})", f"{threads} thread" + ("s" if threads > 1 else "")]
 
 
 def _heads(*titles: str) -> list[str]:
@@ -379,6 +394,9 @@ def _run_all(names: Sequence[str], files: Mapping[str, str | None]) -> None:
     for name in names:
         if "{questions}" in RUNS[name].options and not files["questions"]:
             print(f"{name} is left out: it needs --questions FILE", file=sys.stderr)
+            continue
+        if "cuda" in RUNS[name].options and not torch.cuda.is_available():
+            print(f"{name} is left out: it needs a CUDA device", file=sys.stderr)
             continue
         run(name, files)
         print(f"{name} is done, {(time.monotonic() - began) / 60:.1f} minutes after the start", file=sys.stderr)

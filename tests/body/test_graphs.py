@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from conflayers.body.fast import FastBody
 from conflayers.body.graphs import launches, products
 from conflayers.body.sight import Sight
 from conflayers.body.trees import replay_mask, tree_mask
@@ -65,3 +67,30 @@ def test_four_bits_are_near_what_they_stand_for(group: int) -> None:
     assert bool(((read - weight.float()).abs() <= 1.05 * steps).all())
     assert bool((read[3] == 0).all())
     assert float((read - weight.float()).norm() / weight.float().norm()) < 0.13
+
+
+class Uncompiled:
+    """Short passes whose kernels turn out not to be for this machine."""
+
+    recorded = True
+
+    def runs(self, form: object) -> bool:
+        return True
+
+    def steady(self, form: object) -> bool:
+        raise RuntimeError("what the compiler was given\nno C compiler was found")
+
+
+def test_kernels_that_cannot_be_compiled_are_given_up_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4
+    )
+    model = LlamaForCausalLM(config).eval()
+    monkeypatch.setattr(FastBody, "_passes", lambda self: Uncompiled())
+    body = FastBody(model)
+    assert body.why_not_compiled == "RuntimeError: no C compiler was found"
+    body.reserve(16)
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False).logits[0]
+    assert torch.allclose(body.forward([1, 2, 3]).logits, wanted, atol=1e-4)

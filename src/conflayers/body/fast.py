@@ -127,6 +127,23 @@ class FastBody(ShortPasses):
         there = self._native is not None or isinstance(found, GraphPass)
         return found if there and found.runs(self._weights.target) else None
 
+    def _look_at_passes(self) -> bool:
+        """Whether rows of short passes have the same bits in any company. Passes that cannot be had are given up."""
+        if self._whole is None:
+            return False
+        assert self._weights is not None
+        try:
+            return self._whole.steady(self._weights.target)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            # An accelerator's kernels are compiled only now, and what compilers raise is their own.
+            if not self._whole.recorded:
+                raise
+            said = str(error).strip().splitlines() or [""]
+            self._whole, self._why_not_compiled = None, f"{type(error).__name__}: {said[-1]}"
+            return False
+
     def prepare(self, plan: Plan) -> None:
         """Make what drafts by `plan` need, which else is made by the first of them."""
         if self._weights is not None and self.fast and plan.precision != NOTHING:
@@ -151,7 +168,7 @@ class FastBody(ShortPasses):
             shape = (self._heads, self._kv_heads, self._width, model.dtype, model.device)
             self._steady = self._weights.steady and self._windows == {None} and attention_steady(*shape)
             self._steady = self._steady and (self._native is None or self._native.steady())
-            self._whole_steady = self._whole is not None and self._whole.steady(self._weights.target)
+            self._whole_steady = self._look_at_passes()
             # Who listens in the middle of a request is heard from the next pass on.
             self._hooks = [hooks for module in model.modules() for hooks in hooks_of(module)]
 

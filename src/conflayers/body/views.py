@@ -4,7 +4,7 @@ A view belongs to a draft, whose mistakes the whole model corrects; the target's
 operator or a shape is missing, the view is not offered, and nobody has to know why to go on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -124,21 +124,29 @@ def view(linear: Linear, precision: str) -> Int8 | Int4:
 
 
 @torch.no_grad()
-def why_not_view(linear: Linear, precision: str) -> str | None:
+def why_not_view(
+    linear: Linear, precision: str, views: Mapping[str, Callable[[Linear], Product]] | None = None
+) -> str | None:
     """Why a matrix cannot be had in a precision here, in words; None if it can.
 
     A few of its rows are tried: operators differ by device and by version of torch, and some take only some shapes.
+
+    Args:
+        views: other than `VIEWS`, which are torch's on the CPU.
     """
     weight = linear.weight[: min(64, len(linear.weight))]
-    if weight.device.type != "cpu":
+    if views is None and weight.device.type != "cpu":
         return f"torch has no {precision} product for {weight.device.type} that is used here"
-    if precision == INT4 and (weight.shape[1] % GROUP or len(linear.weight) % 16):
+    if views is None and precision == INT4 and (weight.shape[1] % GROUP or len(linear.weight) % 16):
         return f"int4 takes matrices in groups of {GROUP}, and one is {tuple(linear.weight.shape)}"
-    states = torch.randn(1, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    states = torch.randn(1, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    states = states.to(weight.device, weight.dtype)
     try:
-        found = view(Linear(weight, None), precision)(states)
-    except (RuntimeError, NotImplementedError) as error:
-        return f"torch cannot: {str(error).splitlines()[0]}"
+        found = (views or VIEWS)[precision](Linear(weight, None))(states)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # what compilers of kernels raise is their own
+        return f"it cannot be multiplied with: {(str(error).splitlines() or [type(error).__name__])[0]}"
     wanted = functional.linear(states, weight)
     close = float(functional.cosine_similarity(found.float(), wanted.float()))
     return None if close >= CLOSE else f"its {precision} product is off (cosine {close:.2f})"

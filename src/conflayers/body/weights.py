@@ -94,8 +94,8 @@ class Weights:
     def why_not(self, precision: str) -> str | None:
         """Why there is no view in a precision, in words; None if there is one."""
         if precision not in self._refused:
-            alike = {linear.weight.shape: linear for linear in _matrices(self.plain) if _why_not_own_view(linear)}
-            reasons = (why for linear in alike.values() if (why := why_not_view(linear, precision)))
+            alike = {linear.weight.shape: linear for linear in _matrices(self.plain)}
+            reasons = (why for linear in alike.values() if (why := _why_not_view(linear, precision)))
             self._refused[precision] = next(reasons, None)
         return self._refused[precision]
 
@@ -181,6 +181,15 @@ def _why_not_own(linear: Linear) -> str | None:
 def _why_not_own_view(linear: Linear) -> str | None:
     found: str | None = _kernels(linear.weight).why_not_rounded(linear.weight)
     return found
+
+
+def _why_not_view(linear: Linear, precision: str) -> str | None:
+    """Why there is no view of a matrix in a precision, in words; None if there is one."""
+    kernels, why = _kernels(linear.weight), _why_not_own_view(linear)
+    if kernels is products:
+        return None if why is None else why_not_view(linear, precision)
+    # An accelerator's kernels are compiled when they first run.
+    return why or why_not_view(linear, precision, graphs.VIEWS)
 
 
 def _viewed(linear: Linear, precision: str) -> Product:
