@@ -22,10 +22,10 @@ PARENTS = [-1, 0, 0, 1, -1, 4]
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is for Linux")
 def test_kernels_do_in_the_interpreter_what_torch_does() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).with_name("graphs"))]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", launches.INTERPRETER: "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "18 passed" in done.stdout
+    assert "19 passed" in done.stdout
 
 
 def test_what_a_tree_sees_is_its_mask() -> None:
@@ -39,6 +39,17 @@ def test_what_a_replay_sees_is_its_mask() -> None:
     sight = Sight.replay(9, 4)
     assert sight.positions == [5, 6, 7, 8]
     assert torch.equal(sight.bias(), replay_mask(4, 9, None, torch.float32)[0, 0])
+
+
+def test_masks_are_the_same_whatever_torch_makes_by_default() -> None:
+    wanted, usual = Sight.tree(7, PARENTS).bias(), torch.get_default_dtype()
+    try:
+        for kind in (torch.float64, torch.bfloat16):
+            torch.set_default_dtype(kind)
+            assert torch.equal(Sight.tree(7, PARENTS).bias(), wanted)
+    finally:
+        torch.set_default_dtype(usual)
+    assert wanted.dtype == torch.float32
 
 
 def test_a_text_needs_no_mask() -> None:

@@ -88,16 +88,21 @@ class FastBody(ShortPasses):
             return dict.fromkeys(VIEWS, "under autocast the model runs its own modules")
         if self._weights is None or not self.fast:
             return super().why_not_precise()
+        if self._device.type != "cpu" and self._whole is None:
+            return dict.fromkeys(
+                VIEWS, "passes are torch's operators here, which lower precision would not make faster"
+            )
         return {precision: self._weights.why_not(precision) for precision in VIEWS}
 
     def quick(self) -> tuple[str, ...]:
         """See `contract.Body.quick`."""
-        return self._weights.quick() if self._weights is not None and self.fast else ()
+        return self._weights.quick() if self._weights is not None and self.precisions else ()
 
     @property
     def extra_bytes(self) -> int:
         """Memory held beside the model's own weights and the cache."""
-        return self._weights.extra_bytes if self._weights is not None else 0
+        held = 0 if self._whole is None else self._whole.bytes
+        return held + self._weights.extra_bytes if self._weights is not None else 0
 
     @property
     def why_not_compiled(self) -> str | None:
@@ -147,6 +152,8 @@ class FastBody(ShortPasses):
     def prepare(self, plan: Plan) -> None:
         """Make what drafts by `plan` need, which else is made by the first of them."""
         if self._weights is not None and self.fast and plan.precision != NOTHING:
+            plan.check(self.layers)
+            self.check_precision(plan)
             self._weights.form(plan.precision)
             self._ready(plan)
 
@@ -154,10 +161,10 @@ class FastBody(ShortPasses):
         """Look at the model as it is now: somebody may have exchanged weights, or added adapters or hooks."""
         model: Any = self.model
         if why_not(model) is not None:
-            self._weights, self._seen_weights = None, None
+            self._weights = self._whole = self._seen_weights = None
         elif self._seen_weights is None or not self._seen_weights.still(model):
             # The old ones are let go before new ones are made.
-            self._weights = None
+            self._weights = self._whole = None
             self._weights = read_weights(model, self.layout)
             # Whoever insisted on a layout did so for the weights there were.
             self.layout = "plain" if self.layout == "plain" else "auto"

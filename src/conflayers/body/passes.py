@@ -82,6 +82,15 @@ class Passes(ABC):
             IndexError: the model has no such token.
         """
 
+    @property
+    def bytes(self) -> int:
+        """Memory held beside forms and the cache."""
+        return 0
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Let go of all that belongs to a cache."""
+
     @contextmanager
     def watched(self) -> Iterator[dict[str, tuple[float, int]]]:
         """Fills, at the end, a dictionary with the seconds of every stage of the passes inside, and how often it was;

@@ -38,6 +38,12 @@ class ShortPasses(PortableBody):
         """See `PortableBody.watched`."""
         return super().watched() if self._whole is None else self._whole.watched()
 
+    def release(self) -> None:
+        """Give the cache's memory back."""
+        if self._whole is not None:
+            self._whole.forget()
+        super().release()
+
     def _capacity(self, wanted: int) -> int:
         return wanted if self._whole is None else self._whole.capacity(wanted)
 

@@ -51,9 +51,11 @@ class Sight:
         for a text."""
         if self.behind is None:
             return None
-        count = len(self.behind)
-        found = torch.full((count, self.length + count), torch.finfo(torch.float32).min)
-        for row, base, behind in zip(found, self.based, self.behind, strict=True):
-            row[:base] = 0
-            row[[self.length + token for token in behind]] = 0
+        count, seen = len(self.behind), torch.tensor(list(self.based), device="cpu")
+        found = torch.full(
+            (count, self.length + count), torch.finfo(torch.float32).min, dtype=torch.float32, device="cpu"
+        )
+        found[:, : self.length].masked_fill_(torch.arange(self.length, device="cpu") < seen[:, None], 0)
+        pairs = [(row, self.length + token) for row, behind in enumerate(self.behind) for token in behind]
+        found[tuple(torch.tensor(pairs, device="cpu").T)] = 0
         return found

@@ -162,7 +162,9 @@ def _target(plain: Form, layout: str) -> tuple[Form, bool]:
     check_layout(layout)
     if layout != "packed" and not any(map(_why_not_own, _matrices(plain))):
         # At the speed of memory, without a copy.
-        return plain.converted(_kernels(plain.layers[0].norm.weight).plain), True
+        kernels = _kernels(plain.layers[0].norm.weight)
+        # By themselves an accelerator's products are torch's.
+        return plain.converted(kernels.plain), kernels is products
     target = plain.converted(pack) if _packs(plain, layout) else plain
     whole = _steady(target, plain)
     return whole or target, whole is not None

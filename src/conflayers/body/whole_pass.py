@@ -156,6 +156,10 @@ class WholePass(Passes):
     def prepare(self, form: Form, plan: Plan, angles: Angles, cache: PositionedCache) -> None:
         """See `Passes`: nothing."""
 
+    def forget(self) -> None:
+        """See `Passes`."""
+        self._place = None
+
     def _find(self, cache: PositionedCache) -> _Place:
         nothing = self.norm.weight.new_empty(1, self.kv_heads, 0, self.width)
         for layer in cache.layers:

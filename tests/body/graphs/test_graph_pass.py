@@ -1,10 +1,9 @@
 """Passes as one graph of an accelerator's kernels, against torch's operators.
 
-On a CUDA device they run there; else only under Triton's interpreter (`TRITON_INTERPRET=1`), which has no bfloat16 and
-takes its time. `tests/body/test_graphs.py` runs them so.
+On a CUDA device they run there; else only under Triton's interpreter, which has no bfloat16 and takes its time:
+`TRITON_INTERPRET=1 CONFLAYERS_INTERPRETER=1`, as `tests/body/test_graphs.py` sets them.
 """
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -20,7 +19,7 @@ from conflayers.body.linears import Linear
 from conflayers.body.operators import rms_norm
 from conflayers.plan import FULL, Plan
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+INTERPRETED = launches.interpreted()
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("neither a CUDA device nor Triton's interpreter", allow_module_level=True)
 
@@ -207,8 +206,8 @@ def test_drafts_of_lower_precision_are_close(body: FastBody) -> None:
     for precision, most in VIEW_OFF.items():
         body.rollback(0)
         with body.running(FULL.at(precision)):
-            # Every product adds its own.
-            assert off(body.forward(TEXT[:1]).logits, whole) < 8 * most
+            # Every product adds its own; what has nothing to do with the whole is off by 1 or more.
+            assert off(body.forward(TEXT[:1]).logits, whole) < min(8 * most, 0.7)
 
 
 def test_a_cache_that_grows_is_another_one(body: FastBody) -> None:
@@ -220,6 +219,20 @@ def test_a_cache_that_grows_is_another_one(body: FastBody) -> None:
     assert body.cache is not before
     assert torch.equal(body.forward(TEXT[:8]).logits, said)
     body.release()
+
+
+def test_what_was_made_in_inference_mode_is_used_outside(body: FastBody) -> None:
+    body.forward(TEXT[:3])
+    body.release()
+    with torch.inference_mode():
+        body._whole._buffers = None
+        body.reserve(50)
+        said = body.forward(TEXT[:4]).logits.clone()
+    body.reserve(50)
+    assert torch.equal(body.forward(TEXT[:4]).logits, said)
+    # Rows are moved, which torch refuses with what inference mode has made.
+    body.forward([5, 6, 7], parents=[-1, -1, -1])
+    body.keep(4, [2])
 
 
 def test_tokens_the_model_lacks_are_refused(body: FastBody) -> None:

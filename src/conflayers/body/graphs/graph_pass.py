@@ -151,10 +151,12 @@ class GraphPass(Passes):
         """See `Passes`."""
         if self._place is None or self._place.cache() is not cache:
             self._graphs.clear()
-            if self._buffers is None:
-                form = next(form for form in self._runs.values() if form is not None)
-                self._buffers = _Buffers(form, self.embedding, self.heads, self.kv_heads, self.width)
-            self._place = _Place(weakref.ref(cache), self._fits(cache), self._buffers.chunks(cache.rows))
+            # Whoever loads a model in inference mode may use it outside, where such tensors cannot be written to.
+            with torch.inference_mode(False):
+                if self._buffers is None:
+                    form = next(form for form in self._runs.values() if form is not None)
+                    self._buffers = _Buffers(form, self.embedding, self.heads, self.kv_heads, self.width)
+                self._place = _Place(weakref.ref(cache), self._fits(cache), self._buffers.chunks(cache.rows))
         return self._place.fits and not cache.is_aside
 
     def _fits(self, cache: PositionedCache) -> bool:
@@ -166,6 +168,17 @@ class GraphPass(Passes):
         wanted = self.embedding.dtype, self.embedding.device, (1, self.kv_heads, cache.rows, self.width)
         parts = [one for layer in cache.layers for one in (layer.keys, layer.values)]
         return all((one.dtype, one.device, one.shape) == wanted and one.is_contiguous() for one in parts)
+
+    @property
+    def bytes(self) -> int:
+        """See `Passes`."""
+        held = [] if self._buffers is None else [one for one in vars(self._buffers).values() if torch.is_tensor(one)]
+        return sum(one.nbytes for one in (*held, *(self._place.chunks if self._place else ())))
+
+    def forget(self) -> None:
+        """See `Passes`."""
+        self._graphs.clear()
+        self._place = None
 
     def prepare(self, form: Form, plan: Plan, angles: Angles, cache: PositionedCache) -> None:
         """See `Passes`."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from conflayers.body.kernels import SWITCH
+
 if TYPE_CHECKING:
     from conflayers.body.graphs.products import Matrix
     from conflayers.body.operators import RmsNorm
@@ -25,21 +27,28 @@ PROGRAMS, MOST_PARTS = 400, 4
 # Lines of memory of every row that a product fetches before what it multiplies with is there.
 AHEAD = 4
 _INT4 = 2
+# Set in tests, beside TRITON_INTERPRET, which others set for kernels of their own.
+INTERPRETER = "CONFLAYERS_INTERPRETER"
 
 
-@cache
 def why_not(device: torch.device) -> str | None:
     """Why there are no kernels on a device, in words; None if there are."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH} is 0"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    if device.type != "cuda" and not interpreted():
-        return f"they are written in Triton, which is not for {device.type}"
+    if not interpreted() and not _nvidia(device):
+        return f"they are for NVIDIA devices from Ampere on, and this is {_name(device)}"
     return None
 
 
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def interpreted() -> bool:
-    """Whether Triton's interpreter is to run the kernels, on the processor: slow, and for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
+    """Whether Triton's interpreter is to run the kernels, on the processor: slow, and for this project's tests."""
+    return os.environ.get(INTERPRETER) == "1" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _has_early() -> bool:
@@ -75,10 +84,17 @@ def recorded(run: Callable[[], None], device: torch.device) -> Callable[[], None
     """The same launches as one; their kernels are compiled. Where nothing can be recorded, `run` itself."""
     if device.type != "cuda":
         return run
-    graph = torch.cuda.CUDAGraph()
-    # Others may use the device meanwhile, from threads of their own.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        run()
+    # A stream of this device's own: torch's context manager has one for all, waits for the device and empties caches.
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        # Others may use the device meanwhile, from threads of their own.
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            run()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream(device).wait_stream(stream)
     replay: Callable[[], None] = graph.replay
     return replay
 

@@ -1,8 +1,8 @@
 """What a pass is made of on an accelerator, in Triton.
 
-Every row of a pass is computed in the same way whatever rows are beside it: products take blocks of 16 rows and sum
-over the inputs in one order, and attention sums over the columns of a row in chunks counted from the text's beginning.
-So a row has the same bits alone and in company.
+Every row of a pass is computed in the same way whatever rows are beside it. Products take blocks of 16 or 32 rows, used
+or not, and sum over the inputs in one order; attention sums over the columns of a row in chunks counted from the text's
+beginning. So a row has the same bits alone and in company.
 
 What a pass is over is read from memory, so that a graph recorded once serves every text:
 
