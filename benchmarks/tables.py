@@ -148,7 +148,7 @@ RUNS = {
     "accelerator": Run(
         "SmolLM2-135M",
         "smollm2",
-        [*PEERS, "auto", "conflayers", "lookup", "view:precision=int8"],
+        ["auto", "conflayers", "lookup", "view:precision=int8"],
         _words("--data {questions} --max-new-tokens 128 --dtype bfloat16 --device cuda --no-memory"),
     ),
     "sweeps": Run(

@@ -79,9 +79,7 @@ class LlmSubject:
     def gap(self, ids: Sequence[int], better: int, other: int) -> float:
         """By one pass over `ids`."""
         body = self.llm.body
+        # The cache stays, as after every request: what is bound to it need not be made anew for the next.
         body.reserve(len(ids))
-        try:
-            logits = body.forward(list(ids), rows=1).logits[-1]
-            return float(logits[better] - logits[other])
-        finally:
-            body.release()
+        logits = body.forward(list(ids), rows=1).logits[-1]
+        return float(logits[better] - logits[other])

@@ -31,8 +31,9 @@ from conflayers.plan import FULL, WHOLE, Plan
 TORCH_LAYER, LAYER, RATE = 0.35e-3, 25e-6, 2.6e12
 # Graphs are recorded for passes over up to so many tokens.
 SIZES = (1, 8, ROWS)
-# Rows of caches come in multiples of this: where one is made anew, all graphs are too.
-CAPACITY = 1024
+# Rows of caches come in multiples of the first: where one is made anew, all graphs are too. Of the second where so many
+# take no more than this share of the device's memory.
+CAPACITY, LARGE, SHARE = 1024, 4096, 1 / 64
 # Graphs that are kept; each takes some memory.
 MOST_GRAPHS = 256
 # Heads that the kernels have room for.
@@ -145,7 +146,11 @@ class GraphPass(Passes):
 
     def capacity(self, tokens: int) -> int:
         """See `Passes`."""
-        return -(-tokens // CAPACITY) * CAPACITY
+        device, layers = self.embedding.device, max(len(form.layers) for form in self._runs.values() if form)
+        large = 2 * layers * LARGE * self.kv_heads * self.width * self.embedding.element_size()
+        free = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+        step = LARGE if large <= SHARE * free else CAPACITY
+        return -(-tokens // step) * step
 
     def takes(self, cache: PositionedCache) -> bool:
         """See `Passes`."""
