@@ -137,7 +137,7 @@ RUNS = {
         "SmolLM2-135M",
         "smollm2",
         [*PEERS, "auto", *DRAFTS],
-        _words("--data prompts --limit 6 --max-new-tokens 128 --dtype bfloat16 --threads 2"),
+        _words("--data prompts --limit 12 --max-new-tokens 128 --dtype bfloat16 --threads 2"),
     ),
     "specbench": Run(
         "SmolLM2-135M",
