@@ -162,7 +162,7 @@ class Costs:
         """What one more row adds to a verification, by the recent passes of all sizes; 0 until there are two sizes."""
         price = self._row
         # Passes over one row and one other number of them say little.
-        if self.expected is not None and sum(rows > 1 for rows in self.passes) < 2:
+        if self.expected is not None and len(self.passes) - (1 in self.passes) < 2:
             price = self.expected.row * self.plain_step if self.known else None
         return max(price, LEAST_ROW * self.plain_step) if price is not None else 0.0
 
