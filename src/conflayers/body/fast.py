@@ -88,7 +88,7 @@ class FastBody(ShortPasses):
             return dict.fromkeys(VIEWS, "under autocast the model runs its own modules")
         if self._weights is None or not self.fast:
             return super().why_not_precise()
-        if self._device.type != "cpu" and self._whole is None:
+        if isinstance(self._weights.target.head, Matrix) and self._whole is None:
             return dict.fromkeys(
                 VIEWS, "passes are torch's operators here, which lower precision would not make faster"
             )

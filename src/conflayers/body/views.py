@@ -115,34 +115,34 @@ def _size(*tensors: torch.Tensor) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-VIEWS: dict[str, Callable[[Linear], Int8 | Int4]] = {INT8: _int8, INT4: _int4}
+# By precision, who makes a view of a matrix.
+Views = Mapping[str, Callable[[Linear], Product]]
+VIEWS: Views = {INT8: _int8, INT4: _int4}
 
 
-def view(linear: Linear, precision: str) -> Int8 | Int4:
+def view(linear: Linear, precision: str) -> Product:
     """A matrix in `precision`, one of `VIEWS`."""
     return VIEWS[precision](linear)
 
 
 @torch.no_grad()
-def why_not_view(
-    linear: Linear, precision: str, views: Mapping[str, Callable[[Linear], Product]] | None = None
-) -> str | None:
+def why_not_view(linear: Linear, precision: str, views: Views = VIEWS) -> str | None:
     """Why a matrix cannot be had in a precision here, in words; None if it can.
 
     A few of its rows are tried: operators differ by device and by version of torch, and some take only some shapes.
 
     Args:
-        views: other than `VIEWS`, which are torch's on the CPU.
+        views: who makes it; `VIEWS` are torch's on the CPU.
     """
     weight = linear.weight[: min(64, len(linear.weight))]
-    if views is None and weight.device.type != "cpu":
+    if views is VIEWS and weight.device.type != "cpu":
         return f"torch has no {precision} product for {weight.device.type} that is used here"
-    if views is None and precision == INT4 and (weight.shape[1] % GROUP or len(linear.weight) % 16):
+    if views is VIEWS and precision == INT4 and (weight.shape[1] % GROUP or len(linear.weight) % 16):
         return f"int4 takes matrices in groups of {GROUP}, and one is {tuple(linear.weight.shape)}"
     states = torch.randn(1, weight.shape[1], generator=torch.Generator().manual_seed(0))
     states = states.to(weight.device, weight.dtype)
     try:
-        found = (views or VIEWS)[precision](Linear(weight, None))(states)
+        found = views[precision](Linear(weight, None))(states)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # what compilers of kernels raise is their own

@@ -10,14 +10,14 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
-from conflayers.body import products
+from conflayers.body import products, torchao_views
 from conflayers.body.graphs import products as graphs
 from conflayers.body.graphs.launches import interpreted
 from conflayers.body.linears import Linear, owned, single
 from conflayers.body.llama import FastLayer, read_layer
 from conflayers.body.operators import RmsNorm, rms_norm
 from conflayers.body.steady import steady
-from conflayers.body.views import VIEWS, Product, pack, view, why_not_view
+from conflayers.body.views import VIEWS, Product, Views, pack, why_not_view
 from conflayers.errors import InputError
 from conflayers.plan import WHOLE
 
@@ -185,21 +185,31 @@ def _why_not_own_view(linear: Linear) -> str | None:
     return found
 
 
+def _views(linear: Linear) -> Views | str:
+    """Who makes views of a matrix; or why nobody does, in words."""
+    why = _why_not_own_view(linear)
+    if why is None:
+        found: Views = _kernels(linear.weight).VIEWS
+        return found
+    if linear.weight.device.type == "cpu":
+        return VIEWS
+    return torchao_views.VIEWS if torchao_views.why_not() is None else f"{why}; {torchao_views.why_not()}"
+
+
 def _why_not_view(linear: Linear, precision: str) -> str | None:
     """Why there is no view of a matrix in a precision, in words; None if there is one."""
-    kernels, why = _kernels(linear.weight), _why_not_own_view(linear)
-    if kernels is products:
-        return None if why is None else why_not_view(linear, precision)
-    # An accelerator's kernels are compiled when they first run.
-    return why or why_not_view(linear, precision, graphs.VIEWS)
+    found = _views(linear)
+    if isinstance(found, str):
+        return found
+    # Those for the processor were compiled when they were asked for; others may fail when they are tried.
+    return None if found is products.VIEWS else why_not_view(linear, precision, found)
 
 
 def _viewed(linear: Linear, precision: str) -> Product:
-    """A matrix in `precision`, one of `VIEWS`: the kernels' own, or torch's."""
-    if _why_not_own_view(linear):
-        return view(linear, precision)
-    made: Product = _kernels(linear.weight).VIEWS[precision](linear)
-    return made
+    """A matrix in `precision`, one of `VIEWS`: the kernels' own, or torch's or torchao's."""
+    found = _views(linear)
+    assert not isinstance(found, str)
+    return found[precision](linear)
 
 
 def _matrices(plain: Form) -> list[Linear]:
@@ -253,6 +263,8 @@ def _best_seconds(sample: list[Linear], ways: Sequence[Sequence[Product]], rows:
             for count in rows:
                 for linear, product in zip(sample, one_way, strict=True):
                     product(linear.weight[:1].expand(count, -1).contiguous())
+            if sample[0].weight.device.type != "cpu":
+                torch.accelerator.synchronize()
             best[at] = min(best[at], time.perf_counter() - begun)
     return best
 
