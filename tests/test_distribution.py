@@ -72,6 +72,9 @@ class TableBody:
     def reserve(self, capacity: int) -> None:
         self.cached = []
 
+    def prepare(self, plan: Plan) -> None:
+        pass
+
     def release(self) -> None:
         self.cached = []
 

@@ -67,7 +67,7 @@ def test_a_view_that_pays_is_found_and_drafts():
     method = auto(body)
     requests(body, method, 30)
 
-    assert set(body.prepared) == {"int4", "int8"}
+    assert {"int4", "int8"} <= set(body.prepared)
     assert method.plan in (FULL.at("int4"), FULL.at("int8"))
     before, body.used = body.clock.now, []
     requests(body, method, 10)
@@ -81,7 +81,7 @@ def test_views_are_left_alone_where_none_is_quick_or_they_are_not_asked_for():
         method = auto(body)
         method.selector.views = bool(settings)
         requests(body, method, 6)
-        assert body.prepared == []
+        assert not {"int4", "int8"} & set(body.prepared)
         assert {plan.precision for plan in body.used} == {"whole"}
 
 
