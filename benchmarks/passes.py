@@ -69,7 +69,8 @@ def measured(llm: Llm, context: int) -> dict[str, object]:
         return milliseconds(run)
 
     drafts = {precision: step(1, FULL.at(precision)) for precision in body.precisions}
-    drafts["half of the layers"] = step(1, Plan.layers(range(1, body.layers - 1, 2)))
+    if body.layers > 2:
+        drafts["half of the layers"] = step(1, Plan.layers(range(1, body.layers - 1, 2)))
     return {"context": context, "rows": {rows: step(rows) for rows in ROWS}, "drafts": drafts}
 
 
@@ -93,6 +94,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
+    if given.layers < 1:
+        parser.error(f"--layers must be 1 or more, not {given.layers}")
     model = built(given)
     begun = time.perf_counter()
     llm = Llm(model)

@@ -58,6 +58,7 @@ def test_verification_in_lower_precision_is_looked_at_bit_by_bit(run, model):
     found = json.loads(run("check", model, "--json").stdout)["bfloat16"]["verification"]
     assert found["rows"] == 16
     assert (found["differing"] == 0) == (found["first_difference"] is None) == (found["largest_gap"] == 0)
+    assert (found["gap"] is None) == (found["differing"] == 0)
     if found["promised"]:
         assert found["differing"] == 0
     shown = run("check", model).stdout

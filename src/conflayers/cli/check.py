@@ -124,14 +124,16 @@ def compare_rows(llm: "Llm") -> dict[str, Any]:
     finally:
         llm.body.release()
     differ = (together != alone).any(1)
-    gap = float((together.float() - alone.float()).abs().amax())
+    gaps = (together.float() - alone.float()).abs().amax(1)
     first = int(differ.int().argmax()) if differ.any() else None
     return {
         "promised": llm.body.steady,
         "rows": len(chain),
         "differing": int(differ.sum()),
         "first_difference": first,
-        "largest_gap": gap,
+        "gap": None if first is None else float(gaps[first]),
+        "largest_gap": float(gaps.amax()),
+        "why_not_compiled": llm.body.why_not_compiled,
     }
 
 
@@ -156,8 +158,9 @@ def _show(found: dict[str, Any], lower: str) -> None:
     driven = {"fast": "a few operators of our own", "portable": "the model's own forward"}[shape["body"]]
     console.print(f"run by {driven} (body {shape['body']!r})")
     if shape["body"] == "fast":
-        why = shape["why_not_compiled"]
-        console.print("operators of short passes: " + ("compiled here" if why is None else f"torch's, since {why}"))
+        for dtype, why in _passes(found, lower).items():
+            said = "compiled here" if why is None else f"torch's, since {why}"
+            console.print(f"operators of short passes in {dtype}: {said}")
     console.print("self-test in float32, difference of a token's logits relative to their norm:")
     for check, difference in found["self_test"].items():
         console.print(f"  {check}: {difference:.1e}")
@@ -167,6 +170,14 @@ def _show(found: dict[str, Any], lower: str) -> None:
         console.print(f"verification of several tokens in {lower}: {_verification(found[lower]['verification'])}")
 
 
+def _passes(found: dict[str, Any], lower: str) -> dict[str, str | None]:
+    """By dtype, why short passes are torch's operators; None where they are not."""
+    passes = {"float32": found["structure"]["why_not_compiled"]}
+    if "verification" in found[lower]:
+        passes[lower] = found[lower]["verification"]["why_not_compiled"]
+    return passes
+
+
 def _verification(values: dict[str, Any]) -> str:
     if not values["differing"]:
         promise = "always so" if values["promised"] else "not promised for other texts"
@@ -174,7 +185,7 @@ def _verification(values: dict[str, Any]) -> str:
     broken = ", though the body promises the same: please report this" if values["promised"] else ""
     return (
         f"{values['differing']} of {values['rows']} tokens have other logits than one by one, the first is number "
-        f"{values['first_difference']}, by at most {values['largest_gap']:.2g}{broken}"
+        f"{values['first_difference']}, by {values['gap']:.2g}, none by more than {values['largest_gap']:.2g}{broken}"
     )
 
 
