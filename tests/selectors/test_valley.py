@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from conflayers.selectors.valley import adapt_lambda, leading_run, normalise, standardise, survey
@@ -146,6 +146,7 @@ def test_leading_run_is_exact_at_tolerance_zero_and_forgiving_above():
     assert leading_run(np.ones(4), 0.0) == 4
 
 
+@example([0.0, 5e-324])
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=30))
 def test_normalised_curvature_lies_in_0_to_1_about_a_half(values):
     g = normalise(np.array(values))

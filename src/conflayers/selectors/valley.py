@@ -86,9 +86,10 @@ def leading_run(curve: Array, tolerance: float) -> int:
 
 
 def normalise(curve: Array) -> Array:
-    """Scale to 0..1 and then about the mean, so that the mean is 0.5; 0.5 everywhere if all are equal."""
+    """Scale to 0..1 and then about the mean, so that the mean is 0.5; 0.5 everywhere if all are as good as equal."""
     span = curve.max() - curve.min() if curve.size else 0.0
-    if not span > 0:
+    # What is smaller has no inverse.
+    if not span > np.finfo(np.float64).tiny:
         return np.full(curve.shape, 0.5)
     unit = (curve.astype(np.float64) - curve.min()) / (span + 1e-8)
     mean, most, least = unit.mean(), unit.max(), unit.min()
