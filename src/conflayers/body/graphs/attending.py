@@ -3,10 +3,10 @@
 import triton
 import triton.language as tl
 
+from conflayers.body.graphs import launches
 from conflayers.body.graphs.order import ROWS, await_last, let_next
 
-# Columns that attention sums over at once.
-CHUNK = tl.constexpr(128)
+CHUNK = tl.constexpr(launches.CHUNK)
 
 
 @triton.jit

@@ -113,6 +113,8 @@ class GraphPass(Passes):
         self._buffers: _Buffers | None = None
         self._place: _Place | None = None
         self._graphs: OrderedDict[tuple[int, Plan, _Size], Callable[[], None]] = OrderedDict()
+        # Of these graphs, what `prepare` has seen to.
+        self._prepared: set[tuple[int, Plan]] = set()
         # Kernels have to be compiled before they are recorded.
         self._compiled: set[tuple[int, _Size]] = set()
 
@@ -155,7 +157,7 @@ class GraphPass(Passes):
     def takes(self, cache: PositionedCache) -> bool:
         """See `Passes`."""
         if self._place is None or self._place.cache() is not cache:
-            self._graphs.clear()
+            self.forget()
             # Whoever loads a model in inference mode may use it outside, where such tensors cannot be written to.
             with torch.inference_mode(False):
                 if self._buffers is None:
@@ -183,11 +185,13 @@ class GraphPass(Passes):
     def forget(self) -> None:
         """See `Passes`."""
         self._graphs.clear()
+        self._prepared.clear()
         self._place = None
 
     def prepare(self, form: Form, plan: Plan, angles: Angles, cache: PositionedCache) -> None:
         """See `Passes`."""
-        if not self.takes(cache):
+        # Asked before every draft.
+        if not self.takes(cache) or (id(form), plan) in self._prepared:
             return
         sizes = [_Size(rows, mapped) for rows in SIZES for mapped in (False, True) if rows > 1 or not mapped]
         with launches.on(self.embedding.device):
@@ -196,6 +200,7 @@ class GraphPass(Passes):
                 self._graph(form, plan, size, angles, cache)
             for size in sizes if plan.at(WHOLE) == FULL else ():
                 self._compile(form, size, cache)
+        self._prepared.add((id(form), plan))
 
     def __call__(
         self,
@@ -240,6 +245,7 @@ class GraphPass(Passes):
         assert self._place is not None
         if self._place.angles is None or any(map(operator.is_not, angles, self._place.angles)):
             self._graphs.clear()
+            self._prepared.clear()
             self._place = replace(self._place, angles=angles)
         key = (id(form), plan, size)
         if key in self._graphs:

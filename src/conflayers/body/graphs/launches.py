@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from conflayers.body.kernels import SWITCH
+from conflayers.body.operators import SHORT
 
 if TYPE_CHECKING:
     from conflayers.body.graphs.products import Matrix
     from conflayers.body.operators import RmsNorm
 
-# See order.py and attending.py.
-ROWS, BLOCK_ROWS, CHUNK = 32, 16, 128
+# Rows that a pass may have, rows that products take at least, and columns that attention sums over at once.
+ROWS, BLOCK_ROWS, CHUNK = SHORT, 16, 128
+# What matrices are of, as the kernels number them.
+KINDS = {"whole": 0, "int8": 1, "int4": 2}
 GIVEN = 2 + 3 * ROWS
 # Chunks that are combined at once.
 SOME = 16
@@ -26,7 +29,6 @@ FEW, MANY = 2048, 16384
 PROGRAMS, MOST_PARTS = 400, 4
 # Lines of memory of every row that a product fetches before what it multiplies with is there.
 AHEAD = 4
-_INT4 = 2
 # Set in tests, beside TRITON_INTERPRET, which others set for kernels of their own.
 INTERPRETER = "CONFLAYERS_INTERPRETER"
 
@@ -208,7 +210,7 @@ def shape(matrix: "Matrix", gated: bool = False) -> tuple[int, int, int, int]:
     """
     halved = 2 if gated else 1
     lines = 16 if matrix.outs < FEW else 64 if matrix.outs > MANY else 32
-    if matrix.kind == _INT4:
+    if matrix.kind == KINDS["int4"]:
         return (64 if matrix.ins > MANY // 2 else max(lines, 32)) // halved, 2 * matrix.group, 4, 3
     block_ins = next((some for some in (256, 128) if matrix.ins % some == 0), 64)
     return lines // halved, block_ins, 4, 3 if block_ins > 64 else 5

@@ -3,9 +3,10 @@
 import triton
 import triton.language as tl
 
+from conflayers.body.graphs.launches import KINDS
 from conflayers.body.graphs.order import ROWS, await_last, let_next
 
-PLAIN, INT8, INT4 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+INT8, INT4 = tl.constexpr(KINDS["int8"]), tl.constexpr(KINDS["int4"])
 # Instructions that make floats of the halves of four bytes; see `halves`.
 _HALVES = """{{
     .reg .b32 t, one, less;

@@ -14,6 +14,8 @@ What a pass is over is read from memory, so that a graph recorded once serves ev
 import triton
 import triton.language as tl
 
+from conflayers.body.graphs import launches
+
 try:
     from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 except ImportError:  # of before 2025
@@ -21,8 +23,7 @@ except ImportError:  # of before 2025
 # Whether a kernel can wait for the one before inside.
 HAS_EARLY = gdc_wait is not None
 
-# Rows that a pass may have.
-ROWS = tl.constexpr(32)
+ROWS = tl.constexpr(launches.ROWS)
 
 
 @triton.jit

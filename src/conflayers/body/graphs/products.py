@@ -8,12 +8,11 @@ import torch
 from torch.nn import functional
 
 from conflayers.body.graphs import launches
-from conflayers.body.graphs.launches import ROWS
+from conflayers.body.graphs.launches import KINDS, ROWS
 from conflayers.body.linears import Linear
 from conflayers.body.views import INT4, INT8
+from conflayers.plan import WHOLE
 
-# As the kernels number them.
-_KINDS = {INT8: 1, INT4: 2}
 # Weights that share a scale in 4 bits, the first that there are whole pairs of: the fewer scales the faster.
 GROUPS = (128, 64, 32)
 # Times that products are timed.
@@ -64,21 +63,21 @@ class Matrix:
     @property
     def outs(self) -> int:
         """Rows of the matrix."""
-        return self.weight.shape[1] if self.kind == _KINDS[INT4] else self.weight.shape[0]
+        return self.weight.shape[1] if self.kind == KINDS[INT4] else self.weight.shape[0]
 
     @property
     def ins(self) -> int:
         """Its columns."""
-        return self.weight.shape[0] * 2 * self.group if self.kind == _KINDS[INT4] else self.weight.shape[1]
+        return self.weight.shape[0] * 2 * self.group if self.kind == KINDS[INT4] else self.weight.shape[1]
 
     @property
     def group(self) -> int:
         """Weights that share a scale in 4 bits."""
-        return self.weight.shape[-1] if self.kind == _KINDS[INT4] else GROUPS[-1]
+        return self.weight.shape[-1] if self.kind == KINDS[INT4] else GROUPS[-1]
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """See `views.Product`: in passes that are no graphs."""
-        if self.kind == 0:
+        if self.kind == KINDS[WHOLE]:
             return functional.linear(states, self.weight, self.bias)
         rows = states.shape[0]
         # Kernels take whole blocks of rows.
@@ -91,7 +90,7 @@ class Matrix:
 
 def plain(linear: Linear) -> Matrix:
     """A matrix that `why_not` has nothing against, without a copy."""
-    return Matrix(linear.weight, None, linear.bias, 0, linear.weight.dtype)
+    return Matrix(linear.weight, None, linear.bias, KINDS[WHOLE], linear.weight.dtype)
 
 
 def int8(linear: Linear) -> Matrix:
@@ -119,7 +118,7 @@ def int4(linear: Linear) -> Matrix:
 
 def _view(linear: Linear, weight: torch.Tensor, scales: torch.Tensor, precision: str) -> Matrix:
     size = sum(tensor.numel() * tensor.element_size() for tensor in (weight, scales))
-    return Matrix(weight, scales, linear.bias, _KINDS[precision], linear.weight.dtype, size)
+    return Matrix(weight, scales, linear.bias, KINDS[precision], linear.weight.dtype, size)
 
 
 VIEWS: dict[str, Callable[[Linear], Matrix]] = {INT8: int8, INT4: int4}
