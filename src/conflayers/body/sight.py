@@ -1,9 +1,12 @@
 """Where the tokens of a pass are, and what each of them sees: a text, a tree, or a text's last tokens once more."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+
+from conflayers.body.trees import replay_mask, tree_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +18,13 @@ class Sight:
         based: for each token, how many of the cached rows it sees, from the first on.
         behind: for each token, which tokens of the pass it sees behind these, in order, itself last; None where they
             are a text, and each sees those before it.
+        mask: makes the same as what is added to scores, [1, 1, tokens, columns]; None for a text.
     """
 
     length: int
     based: Sequence[int]
     behind: Sequence[Sequence[int]] | None = None
+    mask: Callable[[], torch.Tensor] | None = None
 
     @classmethod
     def chain(cls, length: int, count: int) -> "Sight":
@@ -32,12 +37,14 @@ class Sight:
         behind: list[list[int]] = []
         for token, parent in enumerate(parents):
             behind.append([*(behind[parent] if parent >= 0 else ()), token])
-        return cls(length, [length] * len(parents), behind)
+        mask = partial(tree_mask, parents, length, None, torch.float32)
+        return cls(length, [length] * len(parents), behind, mask)
 
     @classmethod
     def replay(cls, length: int, count: int) -> "Sight":
         """The last of `length` cached tokens once more, each for itself: it sees what was before it, and itself."""
-        return cls(length, range(length - count, length), [[token] for token in range(count)])
+        mask = partial(replay_mask, count, length, None, torch.float32)
+        return cls(length, range(length - count, length), [[token] for token in range(count)], mask)
 
     @property
     def positions(self) -> list[int]:
@@ -49,13 +56,4 @@ class Sight:
     def bias(self) -> torch.Tensor | None:
         """What to add to scores, [tokens, columns] in float32: 0 where a token sees a column, else very little. None
         for a text."""
-        if self.behind is None:
-            return None
-        count, seen = len(self.behind), torch.tensor(list(self.based), device="cpu")
-        found = torch.full(
-            (count, self.length + count), torch.finfo(torch.float32).min, dtype=torch.float32, device="cpu"
-        )
-        found[:, : self.length].masked_fill_(torch.arange(self.length, device="cpu") < seen[:, None], 0)
-        pairs = [(row, self.length + token) for row, behind in enumerate(self.behind) for token in behind]
-        found[tuple(torch.tensor(pairs, device="cpu").T)] = 0
-        return found
+        return None if self.mask is None else self.mask()[0, 0].contiguous()
