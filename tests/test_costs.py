@@ -1,6 +1,6 @@
 import pytest
 
-from conflayers.costs import LEAST_ROW, RECKONED, Costs, Yield
+from conflayers.costs import LEAST_ROW, RECENT, RECKONED, Costs, Yield
 from conflayers.plan import Plan
 
 PLAN = Plan.layers([1])
@@ -158,3 +158,23 @@ def test_later_rounds_displace_earlier_ones_beyond_a_limit():
     kept.merge(later, 15)
 
     assert (kept.rounds, kept.accepted, kept.drafted) == (15, 20, 40)
+
+
+def test_a_token_costs_what_the_last_rounds_took_and_nothing_of_those_before():
+    costs = Costs(layers=4)
+    for seconds in (1000.0, *[40.0] * RECENT):
+        observe(costs, None, 0, 0.0, 100.0)
+        costs.observe(PLAN, steps=1, rows=2, kept=4, draft_seconds=seconds - 20.0, verify_seconds=20.0)
+
+    # The last rounds are a plain one of one token and one of four in turns.
+    pairs = RECENT // 2
+    seconds, tokens = pairs * 140 + 40, pairs * 5 + 4
+    assert costs.token_seconds == pytest.approx(seconds / tokens)
+
+
+def test_what_rounds_brought_fades_as_a_whole():
+    brought = Yield()
+    brought.add(4, 2, 5)
+    brought.fade(0.25)
+
+    assert (brought.rounds, brought.drafted, brought.accepted, brought.rows) == (0.25, 1.0, 0.5, 1.25)

@@ -150,3 +150,57 @@ def test_what_the_caller_does_with_a_token_is_no_price_of_the_model():
     assert [token for kept in rounds for token in kept] == expected(13)
     assert (stats.verify_seconds, stats.draft_seconds) == (3.0, 9.0)
     assert method.costs.row_seconds < 1.0
+
+
+class Slow:
+    """Uses some plans in turn. To choose takes 2, to learn 3."""
+
+    def __init__(self, plans: list[Plan], clock: Ticks) -> None:
+        self.plans, self.clock = plans, clock
+
+    def start(self, state, prefill):
+        """Nothing."""
+
+    def wants(self):
+        return 0
+
+    def choose(self):
+        self.clock.now += 2.0
+        return self.plans.pop(0) if self.plans else None
+
+    def learn(self, state, done):
+        self.clock.now += 3.0
+
+
+class Noting(Subnetwork):
+    """Takes 50 to learn."""
+
+    clock: Ticks
+
+    def learn(self, done):
+        self.clock.now += 50.0
+
+
+def test_selection_is_what_the_selector_takes_and_nothing_else():
+    clock = Ticks()
+    drafter = Noting(ConfidenceStop(2, 0.0))
+    drafter.clock = clock
+
+    _, stats = run(FakeBody(), Method("slow", drafter, Slow([PLAN] * 3, clock)), 30, clock=clock)
+
+    rounds = stats.num_spec_steps + stats.num_plain_steps
+    assert stats.num_spec_steps == 3
+    assert stats.select_seconds == rounds * 5.0
+    assert stats.total_seconds == rounds * 55.0
+
+
+def test_the_body_is_prepared_for_a_plan_when_it_comes_into_use():
+    prepared, other = [], Plan.layers([2])
+
+    class Preparing(FakeBody):
+        def prepare(self, plan):
+            prepared.append(plan)
+
+    run(Preparing(), Method("slow", Subnetwork(ConfidenceStop(2, 0.0)), Slow([PLAN, PLAN, other, PLAN], Ticks())), 30)
+
+    assert prepared == [PLAN, other, PLAN]

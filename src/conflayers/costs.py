@@ -30,21 +30,49 @@ DISTURBED = 3.0
 
 @dataclass(slots=True)
 class Recent:
-    """The last measurements of one price. The median is reckoned when one is added: it is asked for more often."""
+    """The last measurements of one price."""
 
     values: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    median: float = 0.0
+    _median: float | None = None  # as long as nothing was added
+
+    @property
+    def median(self) -> float:
+        """Of all that are kept; 0 if there are none."""
+        if self._median is None:
+            ordered = sorted(self.values)
+            # Twice the same where there is one in the middle.
+            self._median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2 if ordered else 0.0
+        return self._median
 
     def add(self, seconds: float) -> None:
         """Take one in."""
         self.values.append(seconds)
-        self.median = median(self.values)
+        self._median = None
 
     def shorten(self, count: int) -> None:
         """Keep the latest `count` only."""
         while len(self.values) > count:
             self.values.popleft()
-        self.median = median(self.values)
+        self._median = None
+
+
+@dataclass(slots=True)
+class Lately:
+    """Seconds and tokens of the last rounds."""
+
+    rounds: deque[tuple[float, int]] = field(default_factory=deque)
+    seconds: float = 0.0
+    tokens: int = 0
+
+    def add(self, seconds: float, tokens: int) -> None:
+        """Take one in, and let go of the oldest."""
+        if len(self.rounds) == RECENT:
+            gone, fewer = self.rounds.popleft()
+            self.seconds -= gone
+            self.tokens -= fewer
+        self.rounds.append((seconds, tokens))
+        self.seconds += seconds
+        self.tokens += tokens
 
 
 def _row_price(sizes: Iterable[tuple[int, float]], before: float | None) -> float | None:
@@ -78,7 +106,7 @@ class Costs:
     Attributes:
         layers: decoder layers of the model; None if not known.
         steps, passes: what was measured.
-        rounds: seconds and tokens of the last rounds.
+        lately: seconds and tokens of the last rounds.
         expectations: by context, what stands in for everything that was not measured yet.
         expected: the one for the request at present; None if there is none.
         token_seconds: what a token costs at present, seconds over tokens of the last rounds, and never more than a
@@ -88,7 +116,7 @@ class Costs:
     layers: int | None = None
     steps: dict[Plan, Recent] = field(default_factory=dict)
     passes: dict[int, Recent] = field(default_factory=dict)
-    rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    lately: Lately = field(default_factory=Lately)
     token_seconds: float = 0.0
     expectations: tuple[Expected, ...] = ()
     expected: Expected | None = None
@@ -114,13 +142,16 @@ class Costs:
             draft_seconds, verify_seconds: what both took.
         """
         if plan is not None and steps and draft_seconds > 0:
-            self.steps.setdefault(plan, Recent()).add(draft_seconds / steps)
+            if plan not in self.steps:
+                self.steps[plan] = Recent()
+            self.steps[plan].add(draft_seconds / steps)
         if verify_seconds > 0:
-            self.passes.setdefault(rows, Recent()).add(verify_seconds)
-            self.rounds.append((max(draft_seconds, 0.0) + verify_seconds, kept))
-            lately = sum(seconds for seconds, _ in self.rounds) / max(sum(n for _, n in self.rounds), 1)
+            if rows not in self.passes:
+                self.passes[rows] = Recent()
+            self.passes[rows].add(verify_seconds)
+            self.lately.add(max(draft_seconds, 0.0) + verify_seconds, kept)
             # Were it more, bad drafts would make tokens dear, dear tokens make drafts long, and long ones be worse.
-            self.token_seconds = min(lately, self.plain_step)
+            self.token_seconds = min(self.lately.seconds / max(self.lately.tokens, 1), self.plain_step)
             if len(self._sizes) == SIZES:
                 self._several -= self._sizes[0][0] > 1
             self._sizes.append((rows, verify_seconds))
@@ -238,9 +269,18 @@ class Yield:
 
     def merge(self, later: "Yield", most: float) -> None:
         """Count later rounds too; of the earlier ones as many are forgotten as are more than `most` in all."""
-        kept = min(max(most - later.rounds, 0.0) / self.rounds, 1.0) if self.rounds else 0.0
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) * kept + getattr(later, name))
+        self.fade(min(max(most - later.rounds, 0.0) / self.rounds, 1.0) if self.rounds else 0.0)
+        self.rounds += later.rounds
+        self.drafted += later.drafted
+        self.accepted += later.accepted
+        self.rows += later.rows
+
+    def fade(self, kept: float) -> None:
+        """Let what there was count for a share, 0 to 1."""
+        self.rounds *= kept
+        self.drafted *= kept
+        self.accepted *= kept
+        self.rows *= kept
 
     def speedup(self, plan: Plan, costs: Costs) -> float:
         """Expected tokens per second over plain decoding's; 1 where nothing is known yet."""

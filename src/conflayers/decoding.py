@@ -62,11 +62,12 @@ def decode(
     while state.left:
         resumed = clock()
         done, kept = _round(state, method, stats, clock)
-        decoded = clock()
-        method.learn(state, done)
+        method.measure(done)
+        measured = clock()
+        selector.learn(state, done)
         ended = clock()
         stats.new_tokens += len(kept)
-        stats.select_seconds += ended - decoded
+        stats.select_seconds += ended - measured
         stats.total_seconds += ended - resumed
         yield kept
 
@@ -77,9 +78,10 @@ def _round(state: State, method: Method, stats: Stats, clock: Clock) -> tuple[Ro
     if plan is not None and not isinstance(plan, Plan):
         raise InputError(f"{type(method.selector).__name__}.choose() must return a Plan or None, not {plan!r}")
     record = method.selector.wants()
-    if plan is not None:
+    if plan is not None and plan is not state.prepared:
         # A plan's first step is to take what its others do: costs are learnt from it.
         state.body.prepare(plan)
+        state.prepared = plan
     started = clock()
     draft = method.drafter.draft(state, plan) if plan is not None else Draft()
     draft.check(state.body.vocab_size, state.left - 1, trees=state.body.trees)

@@ -25,6 +25,7 @@ class State:
         left: tokens that may still be generated.
         end: tokens that end the text.
         stop: asked after every token, with all tokens up to it, whether the text ends there.
+        prepared: the plan that the body was last prepared for.
     """
 
     body: Body
@@ -34,6 +35,7 @@ class State:
     left: int
     end: frozenset[int]
     stop: Stop | None = None
+    prepared: Plan | None = None
 
     @property
     def generated(self) -> int:
@@ -186,8 +188,8 @@ class Method:
         """What the selector decided so far, in words."""
         return decisions_of(self.selector)
 
-    def learn(self, state: State, done: Round) -> None:
-        """Let every part see what the round did, the costs first: the others decide by them."""
+    def measure(self, done: Round) -> None:
+        """Take in what a round cost and what its draft was worth, before the selector, which decides by it, learns."""
         self.costs.observe(
             done.plan,
             steps=done.steps,
@@ -197,7 +199,6 @@ class Method:
             verify_seconds=done.verify_seconds,
         )
         self.drafter.learn(done)
-        self.selector.learn(state, done)
 
 
 def check_task(task: object, method: object, plan: object, options: Mapping[str, Any]) -> None:

@@ -28,7 +28,8 @@ class Stats:
         draft_histogram: tokens of the main chain drafted -> number of verifications.
         skipped_share: sum over draft steps of the share of sublayers skipped.
         prefill_seconds, draft_seconds, verify_seconds, select_seconds, total_seconds: time by phase; a plain step
-            counts as verification, and choosing the plan, search included, as selection.
+            counts as verification, and choosing the plan, search included, as selection. What is in none of the phases
+            is what every method does: keeping tokens, asking whether the text ends, noting what passes took.
         first_token_seconds: of `total_seconds`, until the first new token was there.
         decisions: what the method decided on the way, in words.
     """

@@ -228,7 +228,7 @@ class Contest:
             if self._turn.speedup(plan, self.costs) < expected * (1 - straying):
                 kept = FADED
         for other, seen in list(self.live.items()):
-            seen.merge(Yield(), seen.rounds * kept)
+            seen.fade(kept)
             if seen.rounds < 1:
                 del self.live[other]
 
