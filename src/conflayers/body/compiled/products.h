@@ -32,7 +32,7 @@ struct Input {
             rounded = own;
 #endif
         } else if (!by_tiles<T>()) {
-            states = as_floats(x, tokens * ins, reinterpret_cast<float*>(own));
+            states = as_floats(x, ins, tokens, reinterpret_cast<float*>(own));
         } else if (tokens == 1) {
             packed = reinterpret_cast<const uint32_t*>(x);
         } else {

@@ -10,7 +10,7 @@ namespace {
 
 // What a register holds of a vector of floats; and of how many rows of a matrix and tokens there is room for sums.
 #ifdef __AVX512F__
-constexpr int64_t HELD = LANES, TOKENS = 4;
+constexpr int64_t HELD = LANES, TOKENS = 6;
 #else
 constexpr int64_t HELD = LANES / 2, TOKENS = 3;
 #endif
@@ -38,71 +38,111 @@ inline void read_part(const bfloat16* span, int64_t part, held& one, held& other
     one = same_bits<held>(both << 16), other = same_bits<held>(both & 0xffff0000u);
 }
 
-// A part of the sums of some rows of a matrix times the states of some tokens, [tokens][ins], not yet over the lanes:
-// [tokens][OUTS]. Those who are the FIRST to read the rows ask for the next ones.
-template <int COUNT, bool FIRST, class T>
-inline void multiply_rows(const T* weight, const float* states, int64_t ins, int64_t part, floats* sums) {
-    held found[COUNT][ROWS] = {};
-    auto ahead = reinterpret_cast<const char*>(weight) + DISTANCE;
-    for (int64_t in = 0; in < ins; in += SPAN) {
-        if (FIRST) ask_for(ahead, ROWS * SPAN * int64_t(sizeof(T)));
-        ahead += ROWS * SPAN * sizeof(T);
-        held one[COUNT], other[COUNT], left, right;
+// What is asked for while four rows of a matrix are multiplied: what lies so many bytes behind rows `from` to `to`.
+struct Ahead {
+    int64_t bytes, from, to;
+};
+
+// Adds what a part of the spans' vectors gives of four rows of a matrix and the states of some tokens,
+// [spans][tokens][SPAN]: of each token four vectors of which that part is written.
+template <int COUNT, class T>
+inline void multiply_part(const T* weight, const float* states, int64_t ins, int64_t part, Ahead ahead, floats* out) {
+    held found[COUNT][ROWS] = {}, some[ROWS], other, state;
+    states += part * HELD;
+    for (int64_t in = 0; in < ins; in += SPAN, states += COUNT * SPAN) {
         // Unrolled, for all of this to be in registers.
-#pragma GCC unroll 8
-        for (int token = 0; token < COUNT; token++) read_part(states + token * ins + in, part, one[token], other[token]);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
         for (int row = 0; row < ROWS; row++) {
-            read_part(weight + row * ins + in, part, left, right);
-#pragma GCC unroll 8
-            for (int token = 0; token < COUNT; token++) found[token][row] += left * one[token];
-#pragma GCC unroll 8
-            for (int token = 0; token < COUNT; token++) found[token][row] += right * other[token];
+            const T* at = weight + row * ins + in;
+            if (row >= ahead.from && row < ahead.to)
+                ask_for(reinterpret_cast<const char*>(at) + ahead.bytes, SPAN * int64_t(sizeof(T)));
+            read_part(at, part, some[row], other);
+        }
+#pragma GCC unroll 6
+        for (int token = 0; token < COUNT; token++) {
+            state = read<held>(states + token * SPAN);
+#pragma GCC unroll 4
+            for (int row = 0; row < ROWS; row++) found[token][row] += some[row] * state;
+        }
+        // The other vector's share is read again: there are no registers for it until now.
+        asm volatile("" ::: "memory");
+#pragma GCC unroll 4
+        for (int row = 0; row < ROWS; row++) read_part(weight + row * ins + in, part, other, some[row]);
+#pragma GCC unroll 6
+        for (int token = 0; token < COUNT; token++) {
+            state = read<held>(states + token * SPAN + LANES);
+#pragma GCC unroll 4
+            for (int row = 0; row < ROWS; row++) found[token][row] += some[row] * state;
         }
     }
+#pragma GCC unroll 6
     for (int token = 0; token < COUNT; token++)
+#pragma GCC unroll 4
         for (int row = 0; row < ROWS; row++)
-            std::memcpy(reinterpret_cast<held*>(sums + token * OUTS + row) + part, &found[token][row], sizeof(held));
+            std::memcpy(reinterpret_cast<held*>(out + token * ROWS + row) + part, &found[token][row], sizeof(held));
 }
 
 // 16 outputs of some tokens.
-template <int COUNT, bool FIRST, class T>
-inline void multiply_block(const Product& product, const float* states, int64_t block, T* out) {
-    floats found[COUNT][OUTS];
-    auto weight = static_cast<const T*>(product.weight) + block * OUTS * product.ins;
-    for (int64_t row = 0; row < OUTS; row += ROWS) {
-        const T* rows = weight + row * product.ins;
-        multiply_rows<COUNT, FIRST>(rows, states, product.ins, 0, found[0] + row);
-        if (PARTS > 1) multiply_rows<COUNT, false>(rows, states, product.ins, 1, found[0] + row);
+template <int COUNT, class T>
+inline void multiply_block(const Product& product, const float* states, int64_t block, Ahead ahead, T* out) {
+    constexpr int64_t FOURS = OUTS / ROWS;
+    const int64_t ins = product.ins;
+    auto weight = static_cast<const T*>(product.weight) + block * OUTS * ins;
+    floats found[COUNT][ROWS], some[COUNT][FOURS];
+    for (int64_t four = 0; four < FOURS; four++) {
+        const T* rows = weight + four * ROWS * ins;
+        multiply_part<COUNT>(rows, states, ins, 0, ahead, found[0]);
+        if (PARTS > 1) multiply_part<COUNT>(rows, states, ins, 1, Ahead{0, 0, 0}, found[0]);
+#pragma GCC unroll 6
+        for (int token = 0; token < COUNT; token++) some[token][four] = folded(found[token]);
     }
     for (int token = 0; token < COUNT; token++)
-        finish(sums(found[token]), product, block * OUTS, out + token * product.outs);
+        finish(joined(some[token]), product, block * OUTS, out + token * product.outs);
 }
 
-// 16 outputs of the next of so many tokens; returns how many these were.
-template <bool FIRST, class T>
-inline int64_t next(const Product& product, const float* states, int64_t tokens, int64_t block, T* out) {
-    if (tokens >= TOKENS) return multiply_block<TOKENS, FIRST>(product, states, block, out), TOKENS;
-    if (tokens >= 2 && TOKENS > 2) return multiply_block<2, FIRST>(product, states, block, out), 2;
-    return multiply_block<1, FIRST>(product, states, block, out), 1;
+// The same of as many tokens as are there.
+template <int COUNT, class T>
+inline void multiply_group(int64_t tokens, const Product& product, const float* states, int64_t block, Ahead ahead,
+                           T* out) {
+    if constexpr (COUNT > 1)
+        if (tokens < COUNT) return multiply_group<COUNT - 1>(tokens, product, states, block, ahead, out);
+    multiply_block<COUNT>(product, states, block, ahead, out);
 }
+
+// Tokens in groups that are computed at once, of much the same size.
+struct Groups {
+    int64_t tokens, count = pieces(tokens, TOKENS);
+
+    int64_t first(int64_t group) const { return tokens * group / count; }
+    int64_t size(int64_t group) const { return first(group + 1) - first(group); }
+};
 
 // Outputs from block `from` of 16 to block `to`, of states as floats.
 template <class T>
 inline void multiply_vectors(const Product& product, const float* states, int64_t tokens, int64_t from, int64_t to,
                              T* out) {
-    for (int64_t block = from; block < to; block++) {
-        int64_t token = next<true>(product, states, tokens, block, out);
-        while (token < tokens)
-            token += next<false>(product, states + token * product.ins, tokens - token, block, out + token * product.outs);
-    }
+    const Groups groups{tokens};
+    // Each group asks for its share of the next block, so that memory is never waited for nor idle.
+    const int64_t bytes = groups.count > 1 ? OUTS * product.ins * int64_t(sizeof(T)) : DISTANCE;
+    for (int64_t block = from; block < to; block++)
+        for (int64_t group = 0; group < groups.count; group++) {
+            const int64_t token = groups.first(group);
+            const Ahead ahead{bytes, ROWS * group / groups.count, ROWS * (group + 1) / groups.count};
+            multiply_group<TOKENS>(groups.size(group), product, states + token * product.ins, block, ahead,
+                                   out + token * product.outs);
+        }
 }
 
-// States as floats, in the order in which spans have them.
-inline const float* as_floats(const float* x, int64_t, float*) { return x; }
-
-inline const float* as_floats(const bfloat16* x, int64_t count, float* to) {
-    for (int64_t i = 0; i < count; i += SPAN) put_whole(whole(x + i), to + i);
+// States as floats, of every group [spans][tokens][SPAN], in the order in which spans have them.
+template <class T>
+inline const float* as_floats(const T* x, int64_t ins, int64_t tokens, float* to) {
+    const Groups groups{tokens};
+    for (int64_t group = 0; group < groups.count; group++) {
+        const int64_t first = groups.first(group), size = groups.size(group);
+        for (int64_t token = 0; token < size; token++)
+            for (int64_t in = 0; in < ins; in += SPAN)
+                put_whole(whole(x + (first + token) * ins + in), to + first * ins + in * size + token * SPAN);
+    }
     return to;
 }
 
