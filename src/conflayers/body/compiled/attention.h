@@ -27,15 +27,15 @@ inline float weighed(float* scores, const float* bias, int64_t seen, int64_t roo
     for (int64_t column = seen; column < room; column++) scores[column] = -INFINITY;
     floats some, top = floats{} - INFINITY, total = {};
     for (int64_t at = 0; at < room; at += LANES) {
-        std::memcpy(&some, scores + at, sizeof some);
-        top = some > top ? some : top;
+        some = load16(scores + at);
+        top = chosen(some > top, some, top);
     }
     float highest = top[0];
     for (int64_t lane = 1; lane < LANES; lane++) highest = top[lane] > highest ? top[lane] : highest;
     for (int64_t at = 0; at < room; at += LANES) {
-        std::memcpy(&some, scores + at, sizeof some);
-        some = some == -INFINITY ? floats{} : exponential(some - highest);
-        std::memcpy(scores + at, &some, sizeof some);
+        some = load16(scores + at);
+        some = chosen(some == -INFINITY, floats{}, exponential(some - highest));
+        put16(some, scores + at);
         total += some;
     }
     if (most) *most = highest;
@@ -69,6 +69,8 @@ struct Found {
         return rows * pieces(columns, CHUNK) * (width + 2) * int64_t(sizeof(float));
     }
     float* at(int64_t row, int64_t chunk) const { return memory + (row * chunks + chunk) * (width + 2); }
+    // How far two rows lie apart.
+    int64_t apart() const { return chunks * (width + 2); }
 
     // A row over all chunks.
     template <class T>
@@ -84,6 +86,57 @@ struct Found {
         for (int64_t s = 0; s < width / SPAN; s++) put_whole(mixed[s] / total, out + s * SPAN);
     }
 };
+
+// Rows whose sums of so many vectors there are registers for.
+template <int VECTORS>
+constexpr int AT_ONCE = REGISTERS / 2 / VECTORS > 1 ? REGISTERS / 2 / VECTORS : 1;
+
+// A row times each of 16 columns.
+template <int VECTORS>
+inline floats products(const float* row, const float* columns) {
+    floats some[LANES / 4];
+    for (int64_t four = 0; four < LANES / 4; four++, columns += 4 * VECTORS * LANES) {
+        floats sums[4];
+#pragma GCC unroll 4
+        for (int64_t part = 0; part < PARTS; part++) {
+            held found[4] = {};
+            // Unrolled, for all of this to be in registers.
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; v++) {
+                const int64_t at = v * LANES + part * HELD;
+#pragma GCC unroll 4
+                for (int c = 0; c < 4; c++)
+                    found[c] += read<held>(row + at) * read<held>(columns + c * VECTORS * LANES + at);
+            }
+#pragma GCC unroll 4
+            for (int c = 0; c < 4; c++) std::memcpy(reinterpret_cast<held*>(sums + c) + part, found + c, sizeof(held));
+        }
+        some[four] = folded(sums);
+    }
+    return joined(some);
+}
+
+// Adds 16 columns by their scores to so many rows' sums, or to as many as are left.
+template <int VECTORS, int COUNT>
+inline void mix(int64_t left, const float* columns, const float* scores, int64_t room, float* mixed, int64_t apart) {
+    if constexpr (COUNT > 1)
+        if (left < COUNT) return mix<VECTORS, COUNT - 1>(left, columns, scores, room, mixed, apart);
+    held some[COUNT][VECTORS * PARTS];
+    // Unrolled, for all of this to be in registers.
+#pragma GCC unroll 8
+    for (int row = 0; row < COUNT; row++)
+#pragma GCC unroll 32
+        for (int v = 0; v < VECTORS * PARTS; v++) some[row][v] = read<held>(mixed + row * apart + v * HELD);
+    for (int c = 0; c < LANES; c++, columns += VECTORS * LANES, scores++)
+#pragma GCC unroll 32
+        for (int v = 0; v < VECTORS * PARTS; v++)
+#pragma GCC unroll 8
+            for (int row = 0; row < COUNT; row++) some[row][v] += read<held>(columns + v * HELD) * scores[row * room];
+#pragma GCC unroll 8
+    for (int row = 0; row < COUNT; row++)
+#pragma GCC unroll 32
+        for (int v = 0; v < VECTORS * PARTS; v++) std::memcpy(mixed + row * apart + v * HELD, &some[row][v], sizeof(held));
+}
 
 // Up to 16 rows that share a key-value head, and a chunk of its columns.
 template <class T>
@@ -116,21 +169,14 @@ class VectorRows {
         const int64_t room = pieces(most, LANES) * LANES, row_of_all = kv_head * all.sharing() + first;
         const T *keys = all.keys + kv_head * all.stride + begin * width,
                 *values = all.values + kv_head * all.stride + begin * width;
-        floats block[LANES * vectors], some[vectors];
+        floats block[LANES * vectors];
         for (int64_t i = 0; i < rows * SPANS; i++)
             put_whole(whole(all.queries + row_of_all * width + i * SPAN) * all.scale, asked + i * SPAN);
         for (int64_t at = 0; at < most; at += LANES) {
             ask_for(keys + (at + LANES) * width, LANES * width * int64_t(sizeof(T)));
             unpack<SPANS>(keys + at * width, most - at, block);
-            for (int64_t row = 0; row < rows; row++) {
-                floats scored[LANES];
-                std::memcpy(some, asked + row * width, sizeof some);
-                for (int c = 0; c < LANES; c++) {
-                    scored[c] = floats{};
-                    for (int v = 0; v < vectors; v++) scored[c] += some[v] * block[c * vectors + v];
-                }
-                put16(sums(scored), scores + row * room + at);
-            }
+            for (int64_t row = 0; row < rows; row++)
+                put16(products<vectors>(asked + row * width, reinterpret_cast<const float*>(block)), scores + row * room + at);
         }
         for (int64_t row = 0; row < rows; row++) {
             const int64_t token = (first + row) % all.tokens, seen = all.columns + token - begin;
@@ -142,13 +188,9 @@ class VectorRows {
         for (int64_t at = 0; at < most; at += LANES) {
             ask_for(values + (at + LANES) * width, LANES * width * int64_t(sizeof(T)));
             unpack<SPANS>(values + at * width, most - at, block);
-            for (int64_t row = 0; row < rows; row++) {
-                float *mixed = found.at(row_of_all + row, chunk) + 2, *score = scores + row * room + at;
-                std::memcpy(some, mixed, sizeof some);
-                for (int c = 0; c < LANES; c++)
-                    for (int v = 0; v < vectors; v++) some[v] += block[c * vectors + v] * score[c];
-                std::memcpy(mixed, some, sizeof some);
-            }
+            for (int64_t row = 0; row < rows; row += AT_ONCE<vectors>)
+                mix<vectors, AT_ONCE<vectors>>(rows - row, reinterpret_cast<const float*>(block), scores + row * room + at, room,
+                                               found.at(row_of_all + row, chunk) + 2, found.apart());
         }
     }
 };

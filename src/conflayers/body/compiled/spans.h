@@ -4,17 +4,13 @@
 // the lanes of vectors, and the compiler may fuse a product with the sum that follows but not reorder. So no sum is of two
 // products: which of them is fused may differ from place to place.
 #pragma once
+#include "lanes.h"
+
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 
 namespace {
 
-constexpr int64_t LANES = 16, SPAN = 2 * LANES;
-typedef float floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+constexpr int64_t SPAN = 2 * LANES;
 
 struct bfloat16 {
     uint16_t bits;
@@ -39,50 +35,34 @@ inline To same_bits(const From& from) {
     return to;
 }
 
-inline Span whole(const float* x) {
-    Span out;
-    std::memcpy(&out, x, sizeof out);
-    return out;
-}
+inline Span whole(const float* x) { return {loaded<floats>(x), loaded<floats>(x + LANES)}; }
 
 inline Span whole(const bfloat16* x) {
-    words both;
-    std::memcpy(&both, x, sizeof both);
+    words both = loaded<words>(x);
     return {same_bits<floats>(both << 16), same_bits<floats>(both & 0xffff0000u)};
 }
 
-inline void put_whole(Span x, float* out) { std::memcpy(out, &x, sizeof x); }
+inline void put_whole(Span x, float* out) { stored(x.one, out), stored(x.other, out + LANES); }
 
 // The upper 16 bits, to the nearest, ties to even; what is no number stays none.
 inline words rounded(floats x) {
     words bits = same_bits<words>(x);
-    return x == x ? bits + 0x7fffu + ((bits >> 16) & 1u) : bits | 0x00400000u;
+    return chosen(x == x, bits + 0x7fffu + ((bits >> 16) & 1u), bits | 0x00400000u);
 }
 
 inline void put_whole(Span x, bfloat16* out) {
     words both = (rounded(x.one) >> 16) | (rounded(x.other) & 0xffff0000u);
-    std::memcpy(out, &both, sizeof both);
+    stored(both, out);
 }
 
 // A vector of numbers side by side, in their order.
-inline floats load16(const float* x) {
-    floats out;
-    std::memcpy(&out, x, sizeof out);
-    return out;
-}
+inline floats load16(const float* x) { return loaded<floats>(x); }
 
-inline floats load16(const bfloat16* x) {
-    halves bits;
-    std::memcpy(&bits, x, sizeof bits);
-    return same_bits<floats>(__builtin_convertvector(bits, words) << 16);
-}
+inline floats load16(const bfloat16* x) { return same_bits<floats>(converted<words>(loaded<halves>(x)) << 16); }
 
-inline void put16(floats x, float* out) { std::memcpy(out, &x, sizeof x); }
+inline void put16(floats x, float* out) { stored(x, out); }
 
-inline void put16(floats x, bfloat16* out) {
-    halves bits = __builtin_convertvector(rounded(x) >> 16, halves);
-    std::memcpy(out, &bits, sizeof bits);
-}
+inline void put16(floats x, bfloat16* out) { stored(converted<halves>(rounded(x) >> 16), out); }
 
 // How many of a size it takes.
 inline int64_t pieces(int64_t number, int64_t size) { return (number + size - 1) / size; }
@@ -121,7 +101,7 @@ inline float sum(Span x) { return sum(x.one + x.other); }
 
 // e to the x of at most 88, after Cephes.
 inline floats exponential(floats x) {
-    x = x < -87.0f ? (floats{} - 87.0f) : x;
+    x = chosen(x < -87.0f, floats{} - 87.0f, x);
     const float round = 12582912.0f;
     floats n = (x * 1.44269504088896341f + round) - round;
     floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -131,11 +111,11 @@ inline floats exponential(floats x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    return p * same_bits<floats>((__builtin_convertvector(n, ints) + 127) << 23);
+    return p * same_bits<floats>((converted<ints>(n) + 127) << 23);
 }
 
 inline floats silu(floats x) {
-    floats against = x < -87.0f ? (floats{} + 87.0f) : -x;
+    floats against = chosen(x < -87.0f, floats{} + 87.0f, -x);
     return x / (1.0f + exponential(against));
 }
 

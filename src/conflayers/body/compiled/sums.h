@@ -47,39 +47,61 @@ inline floats joined(const floats* x) {
 
 #else
 
-// Compilers take vectors apart, lane by lane, that are longer than registers: here are halves of them.
-typedef float half_floats __attribute__((vector_size(2 * LANES)));
-typedef int32_t half_ints __attribute__((vector_size(2 * LANES)));
+typedef Vector<int32_t>::held held_ints;
 
-inline half_floats folded4(half_floats a, half_floats b) {
-    return PICKED(half_ints, a, b, 0, 1, 2, 3, 8, 9, 10, 11) + PICKED(half_ints, a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+#ifdef __AVX__
+
+inline held folded4(held a, held b) {
+    return PICKED(held_ints, a, b, 0, 1, 2, 3, 8, 9, 10, 11) + PICKED(held_ints, a, b, 4, 5, 6, 7, 12, 13, 14, 15);
 }
 
-inline half_floats folded2(half_floats a, half_floats b) {
-    return PICKED(half_ints, a, b, 0, 1, 4, 5, 8, 9, 12, 13) + PICKED(half_ints, a, b, 2, 3, 6, 7, 10, 11, 14, 15);
+inline held folded2(held a, held b) {
+    return PICKED(held_ints, a, b, 0, 1, 8, 9, 4, 5, 12, 13) + PICKED(held_ints, a, b, 2, 3, 10, 11, 6, 7, 14, 15);
 }
 
-inline half_floats folded1(half_floats a, half_floats b) {
-    return PICKED(half_ints, a, b, 0, 2, 4, 6, 8, 10, 12, 14) + PICKED(half_ints, a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+inline held folded1(held a, held b) {
+    return PICKED(held_ints, a, b, 0, 2, 8, 10, 4, 6, 12, 14) + PICKED(held_ints, a, b, 1, 3, 9, 11, 5, 7, 13, 15);
 }
 
 // Four vectors, their sums not yet over the last four lanes.
 inline floats folded(const floats* x) {
-    half_floats halves[8], some[4], out[2];
-    std::memcpy(halves, x, sizeof halves);
-    for (int i = 0; i < 4; i++) some[i] = halves[2 * i] + halves[2 * i + 1];
-    for (int i = 0; i < 2; i++) out[i] = folded4(some[2 * i], some[2 * i + 1]);
-    return same_bits<floats>(out);
+    held some[4];
+    for (int i = 0; i < 4; i++) some[i] = x[i].part[0] + x[i].part[1];
+    return floats{{folded4(some[0], some[2]), folded4(some[1], some[3])}};
 }
 
 // The sums of 16 vectors, in their order, of what four times four are folded to.
 inline floats joined(const floats* x) {
-    half_floats halves[8], some[4], out[2];
-    std::memcpy(halves, x, sizeof halves);
-    for (int i = 0; i < 4; i++) some[i] = folded2(halves[2 * i], halves[2 * i + 1]);
-    for (int i = 0; i < 2; i++) out[i] = folded1(some[2 * i], some[2 * i + 1]);
-    return same_bits<floats>(out);
+    held some[4];
+    for (int i = 0; i < 4; i++) some[i] = folded2(x[i].part[0], x[i].part[1]);
+    // Of eight sums the last two of both fours have changed places.
+    held low = folded1(some[0], some[1]), high = folded1(some[2], some[3]);
+    return floats{{PICKED(held_ints, low, low, 0, 1, 4, 5, 2, 3, 6, 7),
+                   PICKED(held_ints, high, high, 0, 1, 4, 5, 2, 3, 6, 7)}};
 }
+
+#else
+
+inline held folded2(held a, held b) { return PICKED(held_ints, a, b, 0, 1, 4, 5) + PICKED(held_ints, a, b, 2, 3, 6, 7); }
+
+inline held folded1(held a, held b) { return PICKED(held_ints, a, b, 0, 2, 4, 6) + PICKED(held_ints, a, b, 1, 3, 5, 7); }
+
+// Four vectors, their sums not yet over the last four lanes.
+inline floats folded(const floats* x) {
+    floats out;
+    for (int i = 0; i < 4; i++) out.part[i] = (x[i].part[0] + x[i].part[2]) + (x[i].part[1] + x[i].part[3]);
+    return out;
+}
+
+// The sums of 16 vectors, in their order, of what four times four are folded to.
+inline floats joined(const floats* x) {
+    floats out;
+    for (int i = 0; i < 4; i++)
+        out.part[i] = folded1(folded2(x[i].part[0], x[i].part[1]), folded2(x[i].part[2], x[i].part[3]));
+    return out;
+}
+
+#endif
 
 #endif
 

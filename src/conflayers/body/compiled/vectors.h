@@ -8,25 +8,11 @@
 
 namespace {
 
-// What a register holds of a vector of floats; and of how many rows of a matrix and tokens there is room for sums.
-#ifdef __AVX512F__
-constexpr int64_t HELD = LANES, TOKENS = 6;
-#else
-constexpr int64_t HELD = LANES / 2, TOKENS = 3;
-#endif
-constexpr int64_t ROWS = 4, PARTS = LANES / HELD;
+// Of how many rows of a matrix and tokens there are registers for sums.
+constexpr int64_t ROWS = 4, TOKENS = REGISTERS > 8 ? 6 : 3;
 // Bytes ahead of what is read that are asked for.
 constexpr int64_t DISTANCE = 16384;
 
-typedef float held __attribute__((vector_size(4 * HELD)));
-typedef uint32_t held_bits __attribute__((vector_size(4 * HELD)));
-
-template <class To>
-inline To read(const void* from) {
-    To to;
-    std::memcpy(&to, from, sizeof to);
-    return to;
-}
 
 // A part of a span's two vectors.
 inline void read_part(const float* span, int64_t part, held& one, held& other) {
@@ -34,7 +20,8 @@ inline void read_part(const float* span, int64_t part, held& one, held& other) {
 }
 
 inline void read_part(const bfloat16* span, int64_t part, held& one, held& other) {
-    held_bits both = read<held_bits>(span + 2 * part * HELD);
+    typedef Vector<uint32_t>::held bits;
+    bits both = read<bits>(span + 2 * part * HELD);
     one = same_bits<held>(both << 16), other = same_bits<held>(both & 0xffff0000u);
 }
 
