@@ -40,13 +40,13 @@ class PricedSampler(Greedy):
         super().__init__(LogitsProcessorList())
         self.clock = clock
 
-    def propose(self, prefix, logits):
+    def propose(self, prefix, logits, best=None):
         self.clock.now += PROPOSE
-        return super().propose(prefix, logits)
+        return super().propose(prefix, logits, best)
 
-    def accept(self, prefix, draft, logits):
+    def accept(self, prefix, draft, logits, best=None):
         self.clock.now += ACCEPT
-        return super().accept(prefix, draft, logits)
+        return super().accept(prefix, draft, logits, best)
 
 
 class PricedLength:

@@ -251,7 +251,7 @@ def test_tokens_that_were_looked_up_leave_the_distribution_as_it_is(sampler, pla
 class Biased(Sampled):
     """What the released code of the published methods does: the bonus token comes from the unprocessed logits."""
 
-    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor) -> Verdict:
+    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor, best: object = None) -> Verdict:
         verdict = Sampled.accept(self, prefix, draft, logits)
         last = verdict.path[-1] if verdict.path else -1
         bonus = self.chance.draw(logits[last + 1].softmax(-1))
@@ -262,7 +262,7 @@ class Biased(Sampled):
 class Greedier(Sampled):
     """Rejects as it should, but goes on with the target's whole distribution instead of what is left of it."""
 
-    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor) -> Verdict:
+    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor, best: object = None) -> Verdict:
         verdict = Sampled.accept(self, prefix, draft, logits)
         last = verdict.path[-1] if verdict.path else -1
         p = self.scores_after(prefix, draft, last, logits).softmax(-1)

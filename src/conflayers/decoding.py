@@ -52,7 +52,7 @@ def decode(
     record = selector.wants()
     first = prefill(record) if prefill else body.forward(prompt, rows=1, record=record)
     state = State(body, sampler, list(prompt), len(prompt), max_new_tokens, end, stop)
-    kept = state.commit(sampler.accept(prompt, Draft(), first.logits[-1:]))
+    kept = state.commit(sampler.accept(prompt, Draft(), first.logits[-1:], first.best and first.best[-1:]))
     stats.prompt_tokens, stats.new_tokens = len(prompt), len(kept)
     stats.prefill_seconds = clock() - begun
     selector.start(state, first.trace)
@@ -92,7 +92,7 @@ def _round(state: State, method: Method, stats: Stats, clock: Clock) -> tuple[Ro
         parents=None if draft.is_chain else [-1, *(parent + 1 for parent in draft.parents)],
         record=record and len(draft) + 1,
     )
-    verdict = state.sampler.accept(state.tokens, draft, verified.logits)
+    verdict = state.sampler.accept(state.tokens, draft, verified.logits, verified.best)
     ended = clock()
     # Not timed as verification: the caller's stopping criteria and streamer are asked here.
     kept = state.commit(verdict)

@@ -13,6 +13,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from conflayers.acceptance import Verdict, accept_greedy, accept_sampled, without
+from conflayers.body.contract import Best
 from conflayers.chance import NO_TOKEN, Chance, gumbel
 from conflayers.draft import Draft
 from conflayers.errors import NumericalError
@@ -49,8 +50,12 @@ class Sampler(Protocol):
 
     random: ClassVar[bool]
 
-    def propose(self, prefix: Sequence[int], logits: torch.Tensor) -> Proposal | None:
-        """The draft's token after `prefix`, from its logits [vocabulary]; None where they are no numbers."""
+    def propose(self, prefix: Sequence[int], logits: torch.Tensor, best: Best | None = None) -> Proposal | None:
+        """The draft's token after `prefix`, from its logits [vocabulary]; None where they are no numbers.
+
+        Args:
+            best: what is likeliest by the logits as they are, if that is known.
+        """
         ...
 
     def certain(self, token: int, size: int) -> torch.Tensor | None:
@@ -64,8 +69,14 @@ class Sampler(Protocol):
         """
         ...
 
-    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor) -> Verdict:
-        """Decide by the target's logits [1 + nodes, vocabulary], of the last token of `prefix` and of every node."""
+    def accept(
+        self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor, best: Sequence[Best] | None = None
+    ) -> Verdict:
+        """Decide by the target's logits [1 + nodes, vocabulary], of the last token of `prefix` and of every node.
+
+        Args:
+            best: what is likeliest by each row as it is, if that is known.
+        """
         ...
 
 
@@ -122,13 +133,14 @@ class Greedy(Processed):
 
     random: ClassVar[bool] = False
 
-    def propose(self, prefix: Sequence[int], logits: torch.Tensor) -> Proposal | None:
+    def propose(self, prefix: Sequence[int], logits: torch.Tensor, best: Best | None = None) -> Proposal | None:
         """See `Sampler`."""
+        if best is not None and not self.processors:
+            return Proposal(*best, logits)
         scores = self.scores(prefix, logits)
         token = likeliest(scores)
-        best = scores[token]
         # Reading the two values waits for the device, once a draft step: whether to go on depends on them.
-        return Proposal(int(token), float(torch.exp(best - scores.logsumexp(-1))), scores)
+        return Proposal(int(token), float(torch.exp(scores[token] - scores.logsumexp(-1))), scores)
 
     def certain(self, token: int, size: int) -> torch.Tensor | None:
         """See `Sampler`."""
@@ -136,18 +148,20 @@ class Greedy(Processed):
 
     def siblings(self, proposal: Proposal, most: int, worth: Callable[[float], bool]) -> list[int]:
         """See `Sampler`: the next most likely ones."""
-        likely = proposal.ranking.softmax(-1).topk(min(most + 1, proposal.ranking.shape[-1]))
+        likely = proposal.ranking.float().softmax(-1).topk(min(most + 1, proposal.ranking.shape[-1]))
         pairs = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
         others = ((token, p) for token, p in pairs if token != proposal.token and p > 0)
         return [token for token, _ in takewhile(lambda pair: worth(pair[1]), others)][:most]
 
-    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor) -> Verdict:
+    def accept(
+        self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor, best: Sequence[Best] | None = None
+    ) -> Verdict:
         """See `Sampler`."""
         if self.processors:
             # One position at a time: what comes after the first rejection is never processed.
             return accept_greedy(draft, lambda node: int(self.scores_after(prefix, draft, node, logits).argmax()))
         # float32 first, as transformers does, so that ties fall the same way.
-        choices: list[int] = likeliest(logits.float()).tolist()
+        choices: list[int] = [token for token, _ in best] if best else likeliest(logits.float()).tolist()
         return accept_greedy(draft, lambda node: choices[node + 1])
 
 
@@ -163,14 +177,14 @@ class Sampled(Processed):
 
     chance: Chance = field(default_factory=Chance)
 
-    def propose(self, prefix: Sequence[int], logits: torch.Tensor) -> Proposal | None:
+    def propose(self, prefix: Sequence[int], logits: torch.Tensor, best: Best | None = None) -> Proposal | None:
         """See `Sampler`. The confidence is that of the draft before temperature and cuts."""
         q = _probabilities(self.scores(prefix, logits))
         try:
             token = self.chance.draw(q)
         except NumericalError:
             return None  # only the target's scores decide whether the request fails
-        return Proposal(token, _confidence(logits), q, q)
+        return Proposal(token, best[1] if best else _confidence(logits), q, q)
 
     def certain(self, token: int, size: int) -> torch.Tensor | None:
         """See `Sampler`."""
@@ -185,7 +199,9 @@ class Sampled(Processed):
             q = without(q, found[-1])
         return found
 
-    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor) -> Verdict:
+    def accept(
+        self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor, best: Sequence[Best] | None = None
+    ) -> Verdict:
         """See `Sampler`."""
 
         def probabilities(node: int) -> torch.Tensor:
@@ -211,16 +227,19 @@ class Coupled(Greedy):
     seed: int = 0
     _noise: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def propose(self, prefix: Sequence[int], logits: torch.Tensor) -> Proposal | None:
+    def propose(self, prefix: Sequence[int], logits: torch.Tensor, best: Best | None = None) -> Proposal | None:
         """See `Sampler`. The confidence is that of the draft before temperature and cuts.
 
         Siblings come in the noisy order, which is drawing without replacement.
         """
         noisy = self._noisy(len(prefix), self.scores(prefix, logits))
-        best, token = noisy.max(-1)
-        return Proposal(int(token), _confidence(logits), noisy) if bool(best.isfinite()) else None
+        highest, token = noisy.max(-1)
+        sure = best[1] if best else _confidence(logits)
+        return Proposal(int(token), sure, noisy) if bool(highest.isfinite()) else None
 
-    def accept(self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor) -> Verdict:
+    def accept(
+        self, prefix: Sequence[int], draft: Draft, logits: torch.Tensor, best: Sequence[Best] | None = None
+    ) -> Verdict:
         """See `Sampler`.
 
         Raises:
@@ -231,8 +250,8 @@ class Coupled(Greedy):
 
         def choose(node: int) -> int:
             scores = self.scores_after(prefix, draft, node, logits)
-            best, token = self._noisy(len(prefix) + len(draft.path(node)), scores).max(-1)
-            if not bool(best.isfinite()):
+            highest, token = self._noisy(len(prefix) + len(draft.path(node)), scores).max(-1)
+            if not bool(highest.isfinite()):
                 raise NumericalError(NO_TOKEN)
             return int(token)
 

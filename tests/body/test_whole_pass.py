@@ -97,6 +97,46 @@ def begin(body: FastBody, length: int) -> None:
         body.forward(TEXT[:length], rows=1)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_pass_names_the_likeliest_token_of_every_row(both, threads):
+    whole, parts = both
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for count, rows in ((1, 1), (5, 5), (32, 7)):
+            begin(whole, 31)
+            found = whole.forward(TEXT[31 : 31 + count], rows=rows)
+            assert found.best is not None
+            tokens, probabilities = zip(*found.best, strict=True)
+            # The first of the highest: in bfloat16 there are often several.
+            assert list(tokens) == found.logits.float().argmax(-1).tolist()
+            expected = found.logits.double().softmax(-1).amax(-1)
+            assert torch.allclose(torch.tensor(probabilities, dtype=torch.float64), expected, rtol=1e-4)
+        begin(whole, 0)
+        assert whole.forward(TEXT[:60], rows=3).best == whole_rows(whole, TEXT[:60], 3)
+    finally:
+        torch.set_num_threads(before)
+    begin(parts, 31)
+    assert parts.forward(TEXT[31:33]).best is None
+
+
+def whole_rows(body: FastBody, text: list[int], rows: int) -> list[tuple[int, float]]:
+    """What one pass after the other names after each of the last tokens of a text."""
+    begin(body, len(text) - rows)
+    return [row for token in text[-rows:] for row in body.forward([token]).best or ()]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_no_token_is_named_where_a_logit_is_no_number(wrong):
+    for row in (0, VOCABULARY - 1):
+        model = build("qwen2")
+        with torch.no_grad():
+            model.lm_head.weight[row, 0] = wrong
+        body = FastBody(model)
+        body.reserve(64)
+        assert body.forward(TEXT[:3]).best is None
+
+
 @pytest.mark.parametrize("length", [0, 1, 31, 100, 600])
 def test_passes_are_those_of_the_operators(both, length):
     for count in (1, 2, 17, 32):

@@ -42,12 +42,23 @@ def joined_traces(traces: Sequence[Trace]) -> Trace:
     return Trace(attention, mlp)
 
 
+# A row's likeliest token, the first where several are, and its probability, 0 to 1.
+Best = tuple[int, float]
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """The result of one forward pass: logits [rows, vocabulary], and the trace if one was asked for."""
+    """The result of one forward pass.
+
+    Attributes:
+        logits: [rows, vocabulary].
+        trace: if one was asked for.
+        best: of every row, where whoever ran the pass has looked; None elsewhere, and where a logit is no number.
+    """
 
     logits: torch.Tensor
     trace: Trace | None = None
+    best: Sequence[Best] | None = None
 
 
 # What of a layer is to run.

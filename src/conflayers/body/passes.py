@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from conflayers.body.cache import PositionedCache
-from conflayers.body.contract import Trace
+from conflayers.body.contract import Pass
 from conflayers.body.operators import SHORT
 from conflayers.body.sight import Sight
 from conflayers.body.weights import Form
@@ -62,7 +62,7 @@ class Passes(ABC):
         cache: PositionedCache,
         wanted: int,
         traced: int,
-    ) -> tuple[torch.Tensor, Trace]:
+    ) -> Pass:
         """Run a few tokens, and write their keys and values behind what the cache holds.
 
         Args:
@@ -76,7 +76,7 @@ class Passes(ABC):
             traced: rows to keep of what sublayers put out, of the last tokens.
 
         Returns:
-            Logits [wanted, vocabulary]; what the sublayers that ran put out. Both the caller's own.
+            Logits [wanted, vocabulary], and if rows are traced what the sublayers that ran put out: the caller's own.
 
         Raises:
             IndexError: the model has no such token.
@@ -120,7 +120,7 @@ class Passes(ABC):
                 tokens = text[start : start + at_once]
                 assert self.takes(cache)
                 sight = Sight.chain(start, len(tokens))
-                outs.append(self(form, plan, tokens, sight, angles, cache, len(tokens), 0)[0])
+                outs.append(self(form, plan, tokens, sight, angles, cache, len(tokens), 0).logits)
                 cache.advance(len(tokens))
             return torch.cat(outs)
 

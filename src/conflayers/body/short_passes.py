@@ -87,7 +87,9 @@ class ShortPasses(PortableBody):
             passes.append(self._run_short(form, piece, Sight.chain(begun, len(piece)), *last))
         traces = [one.trace for one in passes if one.trace is not None]
         logits = torch.cat([one.logits for one in passes])
-        return Pass(logits, joined_traces(traces) if traces else None)
+        best = [one.best for one in passes if len(one.logits)]
+        known = [row for rows in best if rows is not None for row in rows]
+        return Pass(logits, joined_traces(traces) if traces else None, known if None not in best else None)
 
     @torch.no_grad()
     def replay(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -114,6 +116,6 @@ class ShortPasses(PortableBody):
         count = len(tokens)
         self._cache.check_room(count)
         kept = min(record, count)
-        logits, trace = self._whole(form, self._plan, tokens, sight, self._angles, self._cache, wanted, kept)
+        found = self._whole(form, self._plan, tokens, sight, self._angles, self._cache, wanted, kept)
         self._cache.advance(count)
-        return Pass(logits, trace if kept else None)
+        return found

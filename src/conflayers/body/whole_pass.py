@@ -5,6 +5,7 @@ far sooner than those that are called anew for every product.
 """
 
 import ctypes
+import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch
 
 from conflayers.body import kernels
 from conflayers.body.cache import PositionedCache
-from conflayers.body.contract import Trace
+from conflayers.body.contract import Pass, Trace
 from conflayers.body.native import ATTENDED
 from conflayers.body.operators import SHORT, RmsNorm
 from conflayers.body.passes import Angles, Passes
@@ -25,7 +26,7 @@ from conflayers.plan import Plan
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 # What a pass's time is spent on, as the kernels number it.
-STAGES = ("products", "norms", "rotation", "attention", "gate", "waiting")
+STAGES = ("products", "norms", "rotation", "attention", "gate", "waiting", "choice")
 
 
 # Texts of up to so many tokens are run in short passes; longer ones are sooner done by torch's products over all of
@@ -54,7 +55,7 @@ class _Pass(ctypes.Structure):
         *((name, _POINTER) for name in ("layer", "keys", "values", "runs", "norm", "head")),
         *((name, _POINTER) for name in ("embedding", "ids", "positions", "cos", "sin", "bias")),
         ("biases", _COUNT),
-        *((name, _POINTER) for name in ("trace", "logits", "seconds", "times", "scratch")),
+        *((name, _POINTER) for name in ("trace", "logits", "best", "probabilities", "seconds", "times", "scratch")),
     )
 
 
@@ -196,7 +197,7 @@ class WholePass(Passes):
         cache: PositionedCache,
         wanted: int,
         traced: int,
-    ) -> tuple[torch.Tensor, Trace]:
+    ) -> Pass:
         """See `Passes`."""
         prepared, place = self._prepared[id(form)], self._place
         assert prepared is not None
@@ -208,6 +209,7 @@ class WholePass(Passes):
         # Of every layer 1 for its attention, 2 for its MLP.
         runs = (ctypes.c_uint8 * count)(*((i not in plan.attention) + 2 * (i not in plan.mlp) for i in range(count)))
         logits = self.embedding.new_empty(wanted, prepared.head.outs)
+        best, probabilities = (_COUNT * wanted)(), (ctypes.c_float * wanted)()
         kept = self.embedding.new_empty(sum(map(int.bit_count, runs)) if traced else 0, traced, self.embedding.shape[1])
         given = prepared.given
         given.tokens, given.wanted, given.traced, given.length = len(tokens), wanted, traced, cache.length
@@ -215,10 +217,12 @@ class WholePass(Passes):
         given.cos, given.sin, given.trace, given.logits = (one.data_ptr() for one in (*angles, kept, logits))
         given.keys, given.values = map(ctypes.addressof, (place.keys, place.values))
         given.stride, given.threads = place.stride, torch.get_num_threads()
+        given.best, given.probabilities = ctypes.addressof(best), ctypes.addressof(probabilities)
         given.bias, given.biases = (None, 0) if bias is None else (bias.data_ptr(), bias.shape[1])
         given.seconds, given.times = map(ctypes.addressof, self._watched) if self._watched else (None, None)
         self._run(given)
-        return logits, _trace(kept, runs) if traced else Trace([], [])
+        found = list(zip(best, probabilities, strict=True)) if not any(map(math.isnan, probabilities)) else None
+        return Pass(logits, _trace(kept, runs) if traced else None, found)
 
     def _run(self, given: _Pass) -> None:
         kind = self.embedding.dtype

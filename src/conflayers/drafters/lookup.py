@@ -106,7 +106,8 @@ class Lookup:
         if chain.ended or (chain.length and not self._worth_a_step(chain)):
             return False
         state, before = chain.state, chain.draft.confidences
-        proposal = state.sampler.propose(chain.text, state.body.forward(chain.unread, rows=1).logits[0])
+        step = state.body.forward(chain.unread, rows=1)
+        proposal = state.sampler.propose(chain.text, step.logits[0], step.best[0] if step.best else None)
         chain.unread.clear()
         if proposal is None:
             return False

@@ -29,8 +29,8 @@ class Subnetwork:
         text, widens = list(state.tokens), wide(self.siblings, body)
         with body.running(plan):
             while draft.chain < state.left - 1:
-                logits = body.forward(text[-1:]).logits[0]
-                proposal = state.sampler.propose(text, logits)
+                step = body.forward(text[-1:])
+                proposal = state.sampler.propose(text, step.logits[0], step.best[0] if step.best else None)
                 if proposal is None:
                     break
                 if widens:

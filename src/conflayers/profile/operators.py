@@ -25,6 +25,7 @@ OF_STAGES = {
     "attention": ATTENTION,
     "gate": ELEMENTWISE,
     "waiting": WAITING,
+    "choice": ELEMENTWISE,
 }
 # Of the kernels that an accelerator's graphs are of, which no operator called.
 OF_KERNELS = {

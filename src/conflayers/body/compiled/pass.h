@@ -1,5 +1,6 @@
 // A pass of a few tokens through layers and head as one call.
 #pragma once
+#include "best.h"
 #include "products.h"
 #include "rows.h"
 #include "tile_attention.h"
@@ -20,7 +21,7 @@ struct Layer {
 };
 
 // What a pass's time is spent on.
-enum Stage { PRODUCTS, NORMS, ROTATION, ATTENTION, GATE, WAITING };
+enum Stage { PRODUCTS, NORMS, ROTATION, ATTENTION, GATE, WAITING, CHOICE };
 
 // What is run of a layer.
 enum Runs : uint8_t { RUNS_ATTENTION = 1, RUNS_MLP = 2 };
@@ -47,6 +48,9 @@ struct Pass {
     const float* bias;
     int64_t biases;
     T *trace, *logits;
+    // Of every wanted token its best next one, and that one's probability; null where nobody asks.
+    int64_t* best;
+    float* probabilities;
     // Null, or seconds of every stage and how often it was, which are added to.
     double *seconds, *times;
     char* scratch;
@@ -64,12 +68,14 @@ struct Pass {
 #endif
         return pieces(states > scores ? states : scores, 64) * 64;
     }
+    int64_t best_bytes() const { return threads * MOST * int64_t(sizeof(Best)); }
     int64_t found_bytes() const { return Found::bytes(heads * tokens, length + tokens, width); }
     // All members share rows of numbers: states, normed, mixed, queries, attended, what is added, gates, gated, packed.
     int64_t shared_bytes() const {
         int64_t columns = 3 * hidden + mixed() + 2 * heads * width + 3 * inner;
         int64_t rows = tokens * columns * int64_t(sizeof(T));
-        return pieces(rows + Input<T>::shared_bytes(widest()) + found_bytes(), 64) * 64;
+        int64_t more = found_bytes() > best_bytes() ? found_bytes() : best_bytes();
+        return pieces(rows + Input<T>::shared_bytes(widest()) + more, 64) * 64;
     }
     int64_t bytes() const { return shared_bytes() + threads * own_bytes(); }
 
@@ -111,6 +117,7 @@ class Member {
         const T* last = normed + (pass.tokens - pass.wanted) * pass.hidden;
         input(*pass.head, last, pass.wanted).multiply(*pass.head, pass.logits, team);
         tick(PRODUCTS);
+        if (pass.best) best();
     }
 
   private:
@@ -152,6 +159,20 @@ class Member {
             ::norm(states + at, done ? added + at : nullptr, weight, float(pass.eps), normed + at, pass.hidden);
         });
         meet(NORMS);
+    }
+
+    // Attention is over: its memory is free.
+    void best() {
+        Best* shares = reinterpret_cast<Best*>(found);
+        const int64_t outs = pass.head->outs, blocks = outs / OUTS;
+        for (int64_t row = 0; row < pass.wanted; row++)
+            shares[row * team.members + team.member] =
+                best_of(pass.logits + row * outs, team.first(blocks) * OUTS, team.last(blocks) * OUTS);
+        meet(CHOICE);
+        team.share(pass.wanted, [&](int64_t row) {
+            Best best = best_of(shares + row * team.members, team.members);
+            pass.best[row] = best.at, pass.probabilities[row] = 1 / best.total;
+        });
     }
 
     void attention(const Layer<T>& layer, T* keys, T* values) {

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from conflayers.body.cache import PositionedCache
-from conflayers.body.contract import Trace
+from conflayers.body.contract import Pass, Trace
 from conflayers.body.graphs import launches
 from conflayers.body.graphs.launches import CHUNK, GIVEN, MOST_PARTS, ROWS, recorded
 from conflayers.body.graphs.products import Matrix
@@ -212,7 +212,7 @@ class GraphPass(Passes):
         cache: PositionedCache,
         wanted: int,
         traced: int,
-    ) -> tuple[torch.Tensor, Trace]:
+    ) -> Pass:
         """See `Passes`."""
         self.check_tokens(tokens)
         assert self._buffers is not None
@@ -224,8 +224,8 @@ class GraphPass(Passes):
             run()
             # The next pass writes to the same places.
             logits = self._buffers.logits[count - wanted : count].clone()
-            trace = self._trace(plan, len(form.layers), count, traced) if traced else Trace([], [])
-        return logits, trace
+            trace = self._trace(plan, len(form.layers), count, traced) if traced else None
+        return Pass(logits, trace)
 
     def _give(self, tokens: Sequence[int], sight: Sight) -> None:
         """Write what the pass is over to where the kernels read it."""
