@@ -21,14 +21,14 @@ EMULATED = Path(__file__).with_name("emulated_tiles.h")
 # Its digest, since compiled libraries are kept.
 VERSION = hashlib.sha256(EMULATED.read_bytes()).hexdigest()[:8]
 TILES = f"-mamx-tile -mamx-bf16 -DTILE_INSTRUCTIONS='\"{EMULATED}\"' -DVERSION_{VERSION}"
-# What the compiler is told, what the processor has to have, whether there are whole passes then, and views of the
-# kernels' own.
+# What the compiler is told, what the processor has to have, and whether there are whole passes then.
 OTHERS = {
-    "tiles": (TILES, "avx512_vnni", True, True),
-    "no tiles": ("-mno-amx-tile", "avx2", True, True),
-    "no products of whole numbers": ("-mno-avx512vnni", "avx2", True, False),
-    "no vectors of 512 bits": ("-mno-avx512f", "avx2", True, False),
-    "no vectors of 256 bits": ("-mno-avx2", "avx2", False, False),
+    "tiles": (TILES, "avx512_vnni", True),
+    "no tiles": ("-mno-amx-tile", "avx2", True),
+    "no products of whole numbers": ("-mno-avx512vnni", "avx2", True),
+    "no vectors of 512 bits": ("-mno-avx512f", "avx2", True),
+    "neither": ("-mno-avx512f -mno-avxvnni", "avx2", True),
+    "no vectors of 256 bits": ("-mno-avx2", "avx2", False),
 }
 TEXT = [(11 * i + i * i) % 160 for i in range(400)]
 SHAPES = [(16, 32), (80, 1536), (976, 576)]
@@ -40,15 +40,15 @@ def flags() -> list[str]:
 
 
 @pytest.fixture(params=OTHERS)
-def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[bool, bool]]:
+def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
     """Whether there are whole passes, and views of the kernels' own."""
-    options, needed, passes, views = OTHERS[request.param]
+    options, needed, passes = OTHERS[request.param]
     if platform.system() != "Linux" or needed not in flags():
         pytest.skip("this processor cannot do as that one does")
     compiler = shutil.which("g++") or pytest.skip("there is no g++")
     monkeypatch.setenv("CXX", f"{compiler} {options}")
     kernels.library.cache_clear()
-    yield passes, views and "avx512_vnni" in flags()
+    yield passes
     kernels.library.cache_clear()
 
 
@@ -79,18 +79,17 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_what_there_is(other):
-    passes, views = other
     matrix = torch.zeros(16, 32)
-    assert (products.why_not(matrix) is None) == passes
-    assert (products.why_not_rounded(matrix) is None) == views
+    assert (products.why_not(matrix) is None) == other
+    assert (products.why_not_rounded(matrix) is None) == other
     body = FastBody(build(torch.bfloat16))
-    assert (body._whole is not None) == passes
+    assert (body._whole is not None) == other
     assert body.why_not_compiled is None
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_are_exact_and_rows_have_the_same_bits_in_any_company(other, kind, shape):
-    if not other[0]:
+    if not other:
         pytest.skip("there are no products then")
     one = Linear(drawn(*shape, seed=1).to(kind), drawn(shape[0], seed=2).to(kind))
     ours, states = products.plain(one), drawn(32, shape[1]).to(kind)
@@ -101,6 +100,22 @@ def test_products_are_exact_and_rows_have_the_same_bits_in_any_company(other, ki
         assert torch.equal(torch.cat([ours(rows) for rows in states.split(count)]), alone)
 
 
+@pytest.mark.parametrize(("view", "low", "high"), [(products.int8, -127, 127), (products.int4, 0, 15)])
+def test_views_of_what_they_can_hold_lose_nothing(other, kind, view, low, high):
+    if not other:
+        pytest.skip("there are no products then")
+    generator = torch.Generator().manual_seed(0)
+    weight, states = (
+        torch.randint(*some, generator=generator) for some in ((low, high + 1, (80, 96)), (-127, 128, (5, 96)))
+    )
+    # Of every group of inputs, so that one means one.
+    weight[:, ::32], weight[:, 1::32], states[:, ::32], states[:, 1::32] = low, high, -127, 127
+    one = Linear(weight.to(kind), None)
+    exact = functional.linear(states.double(), weight.double())
+    found = view(one)(states.to(kind)).double()
+    torch.testing.assert_close(found, exact, rtol=2 * torch.finfo(kind).eps, atol=0)
+
+
 def test_tokens_have_the_bits_that_they_have_alone(other, kind):
     body = FastBody(build(kind))
     body.reserve(len(TEXT))
@@ -109,7 +124,7 @@ def test_tokens_have_the_bits_that_they_have_alone(other, kind):
     with torch.no_grad():
         exact = build(kind).double()(torch.tensor([TEXT[:332]])).logits[0, 300:]
     assert (alone - exact).norm() / exact.norm() < (0.05 if kind == torch.bfloat16 else 1e-5)
-    assert body.steady or not other[0]
+    assert body.steady or not other
     for count in (2, 5, 17, 32) if body.steady else ():
         body.rollback(300)
         assert torch.equal(body.forward(TEXT[300 : 300 + count]).logits, alone[:count])

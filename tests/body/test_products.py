@@ -25,11 +25,6 @@ def kind(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-needs_whole_numbers = pytest.mark.skipif(
-    products.why_not_rounded(torch.zeros(16, 32)) is not None, reason="there are no views of the kernels' own here"
-)
-
-
 @pytest.fixture(params=[1, 2, 3])
 def threads(request: pytest.FixtureRequest):
     before = torch.get_num_threads()
@@ -75,7 +70,6 @@ def test_a_row_has_the_same_bits_in_any_company_and_with_any_number_of_threads(s
     assert torch.equal(torch.cat([one(row) for row in states.split(1)]), alone)
 
 
-@needs_whole_numbers
 @pytest.mark.parametrize("tokens", [1, 2, 32, 33, 70])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_views_of_what_they_can_hold_lose_nothing(shape, tokens, threads, kind):
@@ -87,7 +81,6 @@ def test_views_of_what_they_can_hold_lose_nothing(shape, tokens, threads, kind):
         torch.testing.assert_close(view(one)(states).double(), exact, rtol=2 * torch.finfo(kind).eps, atol=0)
 
 
-@needs_whole_numbers
 @pytest.mark.parametrize(("view", "close"), [(products.int8, 0.9999), (products.int4, 0.99)])
 def test_views_of_a_matrix_are_close_to_it_and_small(view, close, kind):
     one = linear((960, 576), True, kind)
@@ -101,7 +94,6 @@ def test_views_of_a_matrix_are_close_to_it_and_small(view, close, kind):
     assert made.bytes == pytest.approx(one.weight.numel() * bits / 8, rel=0.01)
 
 
-@needs_whole_numbers
 def test_states_of_zeros_and_outliers(kind):
     one = linear((16, 64), False, kind)
     for view in (products.plain, products.int8, products.int4):
@@ -134,7 +126,6 @@ def test_what_comes_in_another_precision_is_torchs():
         products.plain(one)(torch.ones(1, 32))
 
 
-@needs_whole_numbers
 def test_a_copy_and_what_was_pickled_go_on(kind):
     states = drawn(3, 64).to(kind)
     for view in (products.plain, products.int8, products.int4):

@@ -46,7 +46,7 @@ _OF_KINDS: dict[str, tuple[list[Any], Any]] = {
     "run_pass": ([_POINTER], None),
 }
 # ... and which of them the processor has.
-_ANSWERS = ("has_passes", "has_tiles", "has_whole_numbers")
+_ANSWERS = ("has_passes", "has_tiles")
 
 
 class NoKernelsError(Exception):

@@ -1,7 +1,7 @@
 """Matrices that the compiled kernels multiply with: as they lie in memory, and views of 8 and 4 bits.
 
-The processor has to multiply and add vectors of floats in one instruction (AVX2 with FMA), and for views to have
-products of whole numbers (AVX-512 VNNI). Elsewhere `linears` and `views` have torch's.
+The processor has to multiply and add vectors of floats in one instruction (AVX2 with FMA). Elsewhere `linears` and
+`views` have torch's.
 """
 
 import ctypes
@@ -53,9 +53,6 @@ def why_not(weight: torch.Tensor) -> str | None:
 
 def why_not_rounded(weight: torch.Tensor) -> str | None:
     """Why the kernels have no views of a matrix, in words; None if they have."""
-    found = kernels.library()
-    if not isinstance(found, str) and not found.has_whole_numbers():
-        return "this processor has no products of whole numbers (AVX-512 VNNI)"
     return why_not(weight)
 
 

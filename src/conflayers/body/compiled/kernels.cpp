@@ -63,16 +63,13 @@ extern "C" int64_t has_tiles() { return 0; }
 PASSES(float, float32)
 PASSES(bfloat16, bfloat16)
 
-#ifdef HAS_WHOLE_NUMBERS
-extern "C" int64_t has_whole_numbers() { return 1; }
-
+#ifdef HAS_PASSES
 #define ROUNDING(T, NAME)                                                                                             \
     extern "C" void round_matrix_##NAME(int64_t kind, const T* weight, int64_t outs, int64_t ins, int64_t threads,    \
                                         uint8_t* to, void* scales) {                                                  \
         round_matrix(Kind(kind), weight, outs, ins, threads, to, scales);                                             \
     }
 #else
-extern "C" int64_t has_whole_numbers() { return 0; }
 
 #define ROUNDING(T, NAME)                                                                                             \
     extern "C" void round_matrix_##NAME(int64_t, const T*, int64_t, int64_t, int64_t, uint8_t*, void*) {}

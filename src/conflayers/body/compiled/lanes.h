@@ -10,8 +10,12 @@ namespace {
 
 constexpr int64_t LANES = 16;
 
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#define LONG_REGISTERS 1
+#endif
+
 // Lanes of one register, and how many vectors of 16 the registers have room for.
-#if defined(__AVX512F__)
+#if defined(LONG_REGISTERS)
 constexpr int64_t HELD = 16, REGISTERS = 32;
 #elif defined(__AVX__)
 constexpr int64_t HELD = 8, REGISTERS = 8;
@@ -19,6 +23,9 @@ constexpr int64_t HELD = 8, REGISTERS = 8;
 constexpr int64_t HELD = 4, REGISTERS = 4;
 #endif
 constexpr int64_t PARTS = LANES / HELD;
+
+// What is not worth a call: arrays of vectors would go through memory.
+#define ALWAYS inline __attribute__((always_inline))
 
 template <class Number>
 struct Vector {
@@ -34,7 +41,7 @@ inline To read(const void* from) {
     return to;
 }
 
-#ifdef __AVX512F__
+#ifdef LONG_REGISTERS
 
 template <class Number>
 using Lanes = typename Vector<Number>::held;
@@ -72,8 +79,6 @@ struct Lanes {
         return *this = *this + other;
     }
 };
-
-#define ALWAYS inline __attribute__((always_inline))
 
 // From part to part: whole arrays compilers copy in other pieces than those that are computed with, which the processor
 // waits for.
@@ -157,5 +162,6 @@ typedef Lanes<float> floats;
 typedef Lanes<int32_t> ints;
 typedef Lanes<uint32_t> words;
 typedef Lanes<uint16_t> halves;
+typedef Lanes<uint8_t> octets;
 
 }  // namespace

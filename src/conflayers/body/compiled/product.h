@@ -10,9 +10,6 @@
 #if defined(HAS_PASSES) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BW__)
 #define HAS_TILES 1
 #endif
-#if defined(HAS_PASSES) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#define HAS_WHOLE_NUMBERS 1
-#endif
 #ifdef HAS_PASSES
 #include <immintrin.h>
 #endif

@@ -27,10 +27,8 @@ struct Input {
         : tokens(tokens) {
         // Where everybody makes all of it for himself, that takes less than to meet.
         if (kind != PLAIN) {
-#ifdef HAS_WHOLE_NUMBERS
             for (int64_t token = 0; token < tokens; token++) Rounded(own, ins, token).fill(x + token * ins, ins);
             rounded = own;
-#endif
         } else if (!by_tiles<T>()) {
             states = as_floats(x, ins, tokens, reinterpret_cast<float*>(own));
         } else if (tokens == 1) {
@@ -47,9 +45,7 @@ struct Input {
     // Outputs from block `from` of 16 to block `to`.
     void multiply(const Product& product, int64_t from, int64_t to, T* out) const {
         if (states) return multiply_vectors(product, states, tokens, from, to, out);
-#ifdef HAS_WHOLE_NUMBERS
         if (rounded) return multiply_whole(product, rounded, tokens, from, to, out);
-#endif
 #ifdef HAS_TILES
         multiply_tiles(product, packed, tokens, from, to, reinterpret_cast<bfloat16*>(out));
 #endif

@@ -22,47 +22,55 @@ struct Span {
     floats one, other;
 };
 
-inline Span operator+(Span a, Span b) { return {a.one + b.one, a.other + b.other}; }
-inline Span operator*(Span a, Span b) { return {a.one * b.one, a.other * b.other}; }
-inline Span operator*(Span a, float b) { return {a.one * b, a.other * b}; }
-inline Span operator/(Span a, float b) { return {a.one / b, a.other / b}; }
+ALWAYS Span operator+(Span a, Span b) { return {a.one + b.one, a.other + b.other}; }
+ALWAYS Span operator*(Span a, Span b) { return {a.one * b.one, a.other * b.other}; }
+ALWAYS Span operator*(Span a, float b) { return {a.one * b, a.other * b}; }
+ALWAYS Span operator/(Span a, float b) { return {a.one / b, a.other / b}; }
 
 template <class To, class From>
-inline To same_bits(const From& from) {
+ALWAYS To same_bits(const From& from) {
     static_assert(sizeof(To) == sizeof(From), "");
     To to;
     std::memcpy(&to, &from, sizeof to);
     return to;
 }
 
-inline Span whole(const float* x) { return {loaded<floats>(x), loaded<floats>(x + LANES)}; }
+ALWAYS Span whole(const float* x) { return {loaded<floats>(x), loaded<floats>(x + LANES)}; }
 
-inline Span whole(const bfloat16* x) {
+ALWAYS Span whole(const bfloat16* x) {
     words both = loaded<words>(x);
     return {same_bits<floats>(both << 16), same_bits<floats>(both & 0xffff0000u)};
 }
 
-inline void put_whole(Span x, float* out) { stored(x.one, out), stored(x.other, out + LANES); }
+ALWAYS void put_whole(Span x, float* out) { stored(x.one, out), stored(x.other, out + LANES); }
 
 // The upper 16 bits, to the nearest, ties to even; what is no number stays none.
-inline words rounded(floats x) {
+ALWAYS words rounded(floats x) {
     words bits = same_bits<words>(x);
     return chosen(x == x, bits + 0x7fffu + ((bits >> 16) & 1u), bits | 0x00400000u);
 }
 
-inline void put_whole(Span x, bfloat16* out) {
+ALWAYS void put_whole(Span x, bfloat16* out) {
     words both = (rounded(x.one) >> 16) | (rounded(x.other) & 0xffff0000u);
     stored(both, out);
 }
 
 // A vector of numbers side by side, in their order.
-inline floats load16(const float* x) { return loaded<floats>(x); }
+ALWAYS floats load16(const float* x) { return loaded<floats>(x); }
 
-inline floats load16(const bfloat16* x) { return same_bits<floats>(converted<words>(loaded<halves>(x)) << 16); }
+ALWAYS floats load16(const bfloat16* x) { return same_bits<floats>(converted<words>(loaded<halves>(x)) << 16); }
 
-inline void put16(floats x, float* out) { stored(x, out); }
+ALWAYS void put16(floats x, float* out) { stored(x, out); }
 
-inline void put16(floats x, bfloat16* out) { stored(converted<halves>(rounded(x) >> 16), out); }
+ALWAYS void put16(floats x, bfloat16* out) { stored(converted<halves>(rounded(x) >> 16), out); }
+
+// Whole numbers nearest to such below 2^22, ties to even.
+ALWAYS ints nearest(floats x) {
+    const float round = 12582912.0f;
+    return converted<ints>((x + round) - round);
+}
+
+ALWAYS floats sizes(floats x) { return same_bits<floats>(same_bits<words>(x) & 0x7fffffffu); }
 
 // How many of a size it takes.
 inline int64_t pieces(int64_t number, int64_t size) { return (number + size - 1) / size; }
@@ -89,18 +97,28 @@ inline void put(Span x, T* out, int64_t left) {
     std::memcpy(out, some, left * sizeof(T));
 }
 
+// A quarter of one.
+typedef float quarter __attribute__((vector_size(LANES)));
+
 inline float sum(floats x) {
-    typedef float quarter __attribute__((vector_size(LANES)));
     quarter parts[4];
-    std::memcpy(parts, &x, sizeof x);
+    stored(x, parts);
     quarter all = (parts[0] + parts[1]) + (parts[2] + parts[3]);
     return (all[0] + all[1]) + (all[2] + all[3]);
+}
+
+inline float highest(floats x) {
+    quarter parts[4];
+    stored(x, parts);
+    for (int i = 1; i < 4; i++) parts[0] = parts[i] > parts[0] ? parts[i] : parts[0];
+    float low = std::fmax(parts[0][0], parts[0][1]), high = std::fmax(parts[0][2], parts[0][3]);
+    return std::fmax(low, high);
 }
 
 inline float sum(Span x) { return sum(x.one + x.other); }
 
 // e to the x of at most 88, after Cephes.
-inline floats exponential(floats x) {
+ALWAYS floats exponential(floats x) {
     x = chosen(x < -87.0f, floats{} - 87.0f, x);
     const float round = 12582912.0f;
     floats n = (x * 1.44269504088896341f + round) - round;
@@ -114,7 +132,7 @@ inline floats exponential(floats x) {
     return p * same_bits<floats>((converted<ints>(n) + 127) << 23);
 }
 
-inline floats silu(floats x) {
+ALWAYS floats silu(floats x) {
     floats against = chosen(x < -87.0f, floats{} + 87.0f, -x);
     return x / (1.0f + exponential(against));
 }

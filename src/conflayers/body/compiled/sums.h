@@ -12,7 +12,7 @@ namespace {
 #define PICKED(KIND, a, b, ...) __builtin_shuffle(a, b, KIND{__VA_ARGS__})
 #endif
 
-#ifdef __AVX512F__
+#ifdef LONG_REGISTERS
 
 // Lanes of a and b whose number lacks the bit plus those that have it; a's where it is lacking, b's elsewhere. What
 // stays in its lane costs less than what moves.

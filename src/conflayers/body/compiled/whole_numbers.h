@@ -1,9 +1,8 @@
-// Matrices of whole numbers of 8 and 4 bits times a few rows, which are rounded to 8 bits in groups (AVX-512 VNNI). For
-// drafts.
+// Matrices of whole numbers of 8 and 4 bits times a few rows, which are rounded to 8 bits in groups. For drafts.
 #pragma once
 #include "product.h"
 
-#ifdef HAS_WHOLE_NUMBERS
+#ifdef HAS_PASSES
 
 namespace {
 
@@ -26,23 +25,65 @@ struct Rounded {
     template <class T>
     void fill(const T* x, int64_t ins) const {
         for (int64_t group = 0; group < ins / GROUP; group++, x += GROUP) {
-            __m512 one = same_bits<__m512>(load16(x)), other = same_bits<__m512>(load16(x + LANES));
-            float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(one), _mm512_abs_ps(other)));
-            __m512 down = _mm512_set1_ps(top > 0 ? 127 / top : 0);
-            __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(one, down));
-            __m512i second = _mm512_cvtps_epi32(_mm512_mul_ps(other, down));
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(whole + group * GROUP), _mm512_cvtsepi32_epi8(first));
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(whole + group * GROUP + LANES), _mm512_cvtsepi32_epi8(second));
-            scale[group] = top / 127, sum[group] = _mm512_reduce_add_ps(_mm512_add_ps(one, other));
-            whole_sum[group] = _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
+            floats one = load16(x), other = load16(x + LANES);
+            float top = std::fmax(highest(sizes(one)), highest(sizes(other))), down = top > 0 ? 127 / top : 0;
+            ints first = nearest(one * down), second = nearest(other * down);
+            stored(converted<octets>(first), whole + group * GROUP);
+            stored(converted<octets>(second), whole + group * GROUP + LANES);
+            scale[group] = top / 127, sum[group] = ::sum(one + other);
+            whole_sum[group] = int32_t(::sum(converted<floats>(first + second)));
         }
     }
 };
 
-inline __m512i four(const int8_t* whole) {
-    int32_t bits;
-    std::memcpy(&bits, whole, sizeof bits);
-    return _mm512_set1_epi32(bits);
+inline uint32_t four(const int8_t* whole) { return read<uint32_t>(whole); }
+
+// What there is of one register's length.
+#if defined(LONG_REGISTERS)
+typedef __m512i Register;
+inline Register everywhere(uint32_t x) { return _mm512_set1_epi32(int32_t(x)); }
+#if defined(__AVX512VNNI__)
+#define DOT _mm512_dpbusd_epi32
+#endif
+inline Register added(Register a, Register b) { return _mm512_add_epi32(a, b); }
+inline Register pairs(Register a, Register b) { return _mm512_madd_epi16(a, b); }
+inline Register pairs_of_bytes(Register a, Register b) { return _mm512_maddubs_epi16(a, b); }
+inline Register upper(Register x) { return _mm512_srai_epi16(x, 8); }
+inline Register lower(Register x) { return _mm512_slli_epi16(x, 8); }
+inline Register upper_of_no_sign(Register x) { return _mm512_srli_epi16(x, 8); }
+#else
+typedef __m256i Register;
+inline Register everywhere(uint32_t x) { return _mm256_set1_epi32(int32_t(x)); }
+#if defined(__AVXVNNI__)
+#define DOT _mm256_dpbusd_avx_epi32
+#endif
+inline Register added(Register a, Register b) { return _mm256_add_epi32(a, b); }
+inline Register pairs(Register a, Register b) { return _mm256_madd_epi16(a, b); }
+inline Register pairs_of_bytes(Register a, Register b) { return _mm256_maddubs_epi16(a, b); }
+inline Register upper(Register x) { return _mm256_srai_epi16(x, 8); }
+inline Register lower(Register x) { return _mm256_slli_epi16(x, 8); }
+inline Register upper_of_no_sign(Register x) { return _mm256_srli_epi16(x, 8); }
+#endif
+
+// Adds the products of four bytes without sign and four with one, in every lane. `SMALL`: those without are below 128.
+template <bool SMALL>
+inline Register dot(Register to, Register weight, Register x) {
+#ifdef DOT
+    return DOT(to, weight, x);
+#else
+    if (SMALL) return added(to, pairs(pairs_of_bytes(weight, x), everywhere(0x00010001u)));
+    Register even = upper_of_no_sign(lower(weight)), odd = upper_of_no_sign(weight);
+    return added(to, added(pairs(even, upper(lower(x))), pairs(odd, upper(x))));
+#endif
+}
+
+// The same for all parts.
+template <bool SMALL>
+inline ints dot(const ints& to, const words& weight, uint32_t x) {
+    Register some[PARTS], with[PARTS];
+    std::memcpy(some, &to, sizeof to), std::memcpy(with, &weight, sizeof weight);
+    for (int64_t i = 0; i < PARTS; i++) some[i] = dot<SMALL>(some[i], with[i], everywhere(x));
+    return loaded<ints>(some);
 }
 
 // Bytes ahead of what is read that are asked for.
@@ -50,42 +91,40 @@ constexpr int64_t AHEAD = 8192;
 
 // 16 outputs of one token; `weight` are theirs.
 inline floats multiply_int4(const uint8_t* weight, const uint8_t* scales, const Rounded& x, int64_t ins) {
-    const __m512i low = _mm512_set1_epi8(15), upper = _mm512_set1_epi32(int(0xffff0000u));
-    __m512 total = _mm512_setzero_ps();
+    const uint32_t low = 0x0f0f0f0fu;
+    floats total = {};
     for (int64_t group = 0; group < ins / GROUP; group++, weight += 256, scales += 64) {
         ask_for(weight + AHEAD, 256), ask_for(scales + AHEAD / 4, 64);
         const int8_t* whole = x.whole + group * GROUP;
-        __m512i first = _mm512_setzero_si512(), second = first;
+        ints first = {}, second = {};
+#pragma GCC unroll 4
         for (int part = 0; part < 4; part++) {
-            __m512i some = _mm512_loadu_si512(weight + part * 64);
-            first = _mm512_dpbusd_epi32(first, _mm512_and_si512(some, low), four(whole + 4 * part));
-            some = _mm512_and_si512(_mm512_srli_epi16(some, 4), low);
-            second = _mm512_dpbusd_epi32(second, some, four(whole + 16 + 4 * part));
+            words some = loaded<words>(weight + part * 64);
+            first = dot<true>(first, some & low, four(whole + 4 * part));
+            second = dot<true>(second, (some >> 4) & low, four(whole + 16 + 4 * part));
         }
-        __m512i both = _mm512_loadu_si512(scales);
-        __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
-        __m512 lowest = _mm512_castsi512_ps(_mm512_and_si512(both, upper));
-        __m512 found = _mm512_cvtepi32_ps(_mm512_add_epi32(first, second));
-        total = _mm512_fmadd_ps(_mm512_mul_ps(found, _mm512_set1_ps(x.scale[group])), scale, total);
-        total = _mm512_fmadd_ps(lowest, _mm512_set1_ps(x.sum[group]), total);
+        words both = loaded<words>(scales);
+        floats found = converted<floats>(first + second) * x.scale[group];
+        total = total + found * same_bits<floats>(both << 16);
+        total = total + same_bits<floats>(both & 0xffff0000u) * x.sum[group];
     }
-    return same_bits<floats>(total);
+    return total;
 }
 
 inline floats multiply_int8(const uint8_t* weight, const float* scales, const Rounded& x, int64_t ins) {
-    __m512 total = _mm512_setzero_ps();
+    floats total = {};
     for (int64_t group = 0; group < ins / GROUP; group++, weight += 512) {
         ask_for(weight + AHEAD, 512);
         const int8_t* whole = x.whole + group * GROUP;
-        __m512i first = _mm512_set1_epi32(-128 * x.whole_sum[group]), second = _mm512_setzero_si512();
+        ints first = ints{} - 128 * x.whole_sum[group], second = {};
+#pragma GCC unroll 4
         for (int part = 0; part < 8; part += 2) {
-            first = _mm512_dpbusd_epi32(first, _mm512_loadu_si512(weight + part * 64), four(whole + 4 * part));
-            second = _mm512_dpbusd_epi32(second, _mm512_loadu_si512(weight + part * 64 + 64), four(whole + 4 * part + 4));
+            first = dot<false>(first, loaded<words>(weight + part * 64), four(whole + 4 * part));
+            second = dot<false>(second, loaded<words>(weight + part * 64 + 64), four(whole + 4 * part + 4));
         }
-        __m512 found = _mm512_cvtepi32_ps(_mm512_add_epi32(first, second));
-        total = _mm512_fmadd_ps(found, _mm512_set1_ps(x.scale[group]), total);
+        total = total + converted<floats>(first + second) * x.scale[group];
     }
-    return same_bits<floats>(_mm512_mul_ps(total, _mm512_loadu_ps(scales)));
+    return total * load16(scales);
 }
 
 // Outputs from block `from` of 16 to block `to`, of rounded states.
