@@ -55,10 +55,15 @@ def test_skipped_is_what_the_optimiser_puts_above_a_half(monkeypatch):
         def suggest(self):
             return {f"x{index:04d}": value for index, value in enumerate(values)}
 
-    monkeypatch.setattr("conflayers.selectors.draft_verify.optimizer", lambda layers, **settings: Optimizer())
+    asked = []
+    monkeypatch.setattr(
+        "conflayers.selectors.draft_verify.optimizer", lambda layers, **settings: asked.append(settings) or Optimizer()
+    )
     search = DraftVerifySearch(5, memory=[(plan, 1.0) for plan in first_probes(5)])
 
     assert search.ask() == Plan(attention=frozenset([2, 3]), mlp=frozenset([1, 3]))
+    # The package's default, and the released code's.
+    assert [(one["kappa"], one["alpha"]) for one in asked] == [(2.576, 1e-2)]
 
 
 def test_a_search_goes_on_from_its_memory_as_if_it_had_not_stopped():

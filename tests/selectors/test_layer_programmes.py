@@ -1,5 +1,7 @@
 """CLaSp and KnapSpec: the programmes against a slow reading of their papers, and on a model with layers to spare."""
 
+import math
+
 import pytest
 import torch
 from lossless.families import SUPPORTED
@@ -130,6 +132,81 @@ def test_knapspec_skips_what_does_nothing(planted):
 
     assert acceptance == 1.0
     assert set(IDLE) <= plan.attention & plan.mlp
+
+
+def test_knapspec_would_rather_skip_nothing_than_what_is_never_accepted(monkeypatch):
+    monkeypatch.setattr("conflayers.selectors.knapspec.measure", lambda state: Times(1.0, 1.0))
+    monkeypatch.setattr("conflayers.selectors.knapspec.tokens_per_time", lambda acceptance, plan, layers, times: 1.0)
+    # Nothing has more tokens per time than plain decoding here.
+    assert solve(state_of(Llm(planted_model([]))), 6, 12, 0.5) == (FULL, 1.0)
+
+
+def test_knapspec_gives_up_states_that_are_less_than_half_like_the_whole_models():
+    """Three layers of states [1, 0]: attentions change nothing, the MLP in the middle turns them by some angle."""
+    for angle, kept in ((1.0, True), (1.1, False)):
+        turned = torch.tensor([math.cos(angle), math.sin(angle)])
+
+        def run(states: torch.Tensor, part: str, turned: torch.Tensor = turned) -> torch.Tensor:
+            return turned.expand_as(states) if part == MLP else states
+
+        knapsack = Knapsack(3, (2, 1), 2)
+        states = torch.tensor([1.0, 0.0]).expand(3, 1, 2)
+        states = knapsack.step(0, states, lambda given, part: given)
+        knapsack.step(1, states, run)
+        # Cell 1 has skipped the MLP; cell 2 the attention, which loses nothing.
+        assert knapsack.alive.tolist() == [True, kept, True]
+        assert (math.cos(angle) >= 0.5) == kept
+
+
+def test_knapspec_searches_on_what_was_accepted_in_five_rounds_of_every_so_many(planted, monkeypatch):
+    looked_at, rounds = [], []
+
+    def searched(state, tokens, layers, budget):
+        looked_at.append((len(rounds) + 1, tokens))
+        return Plan.layers(IDLE), 1.0
+
+    monkeypatch.setattr("conflayers.selectors.knapspec.solve", searched)
+    task = planted.task("knapspec", interval=9, draft_length=3)
+    learn = type(task.selector).learn
+
+    def noted(selector, state, done):
+        learn(selector, state, done)
+        rounds.append(done.kept)
+
+    monkeypatch.setattr(type(task.selector), "learn", noted)
+    planted.generate(PROMPT, task=task, max_new_tokens=90)
+
+    assert len(rounds) > 23
+    assert looked_at == [(at, sum(rounds[at - 5 : at])) for at in range(5, len(rounds), 9)]
+    # Drafts by the plan are accepted, so that rounds have several tokens.
+    assert looked_at[1][1] == 20
+    assert task.selector.searches == len(looked_at)
+
+
+def test_clasp_searches_after_the_prompt_and_every_so_many_rounds(planted, monkeypatch):
+    searched, rounds = [], []
+
+    def search(count, layers, state):
+        searched.append((count, layers, len(rounds)))
+        return Plan.layers(IDLE)
+
+    monkeypatch.setattr("conflayers.selectors.clasp.skip_exactly", search)
+    task = planted.task("clasp", interval=6, draft_length=2)
+    learn = type(task.selector).learn
+
+    def noted(selector, state, done):
+        rounds.append(done)
+        learn(selector, state, done)
+
+    monkeypatch.setattr(type(task.selector), "learn", noted)
+    planted.generate(PROMPT, task=task, max_new_tokens=80)
+
+    assert len(rounds) > 18
+    assert [at for _, _, at in searched] == list(range(0, len(rounds), 6))
+    # Half of the layers.
+    assert {(count, layers) for count, layers, _ in searched} == {(planted.body.layers // 2, planted.body.layers)}
+    assert task.selector.searches == len(searched)
+    assert set(task.decisions) == {f"{Plan.layers(IDLE)}: closest to the whole model on the last token"}
 
 
 def test_tokens_per_time_of_skipping_nothing_is_that_of_plain_decoding():

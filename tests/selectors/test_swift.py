@@ -1,5 +1,7 @@
 """SWIFT's search, and the plans that look at nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 from planted import planted_model
 from transformers import LogitsProcessorList
@@ -18,6 +20,58 @@ PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
 @pytest.fixture(scope="module")
 def llm() -> Llm:
     return Llm(planted_model(IDLE))
+
+
+class Proposer:
+    """An optimiser that proposes one set again and again, and remembers what it is told."""
+
+    def __init__(self, layers: int, **settings: object) -> None:
+        self.settings, self.told = settings, []
+        # Of five attentions and five MLPs the two that are to be skipped: of layers 3 and 5.
+        self.values = [0.1, 0.2, 0.9, 0.3, 0.0, 0.3, 0.2, 0.1, 0.2, 0.8]
+
+    def suggest(self) -> dict[str, float]:
+        return {f"x{at:04d}": value for at, value in enumerate(self.values)}
+
+    def register(self, *, params: dict[str, float], target: float) -> None:
+        self.told.append((params, target))
+
+
+def test_every_so_many_th_candidate_is_proposed_by_the_optimiser_which_is_told_every_score(monkeypatch):
+    scored, made = [], []
+
+    def score(state, plan, begin, end):
+        scored.append((plan, begin, end))
+        return len(scored) / 100
+
+    monkeypatch.setattr("conflayers.selectors.swift.matchness", score)
+    monkeypatch.setattr(
+        "conflayers.selectors.swift.optimizer",
+        lambda layers, **given: made.append(Proposer(layers, **given)) or made[0],
+    )
+    swift = Swift(7, Settings(context_window=20, bayes_interval=4, skip_ratio=0.2, max_score=1.0))
+    state = SimpleNamespace(left=1, generated=21, prompt=3)
+    swift.start(state, None)
+    swift.learn(state, None)
+    assert scored == []  # 20 tokens and the one that the last of them names
+    state.generated = 22
+    for _ in range(9):
+        swift.learn(state, None)
+
+    (optimiser,) = made
+    proposed = Plan(frozenset([3]), frozenset([5]))
+    assert [at for at, (plan, _, _) in enumerate(scored, 1) if plan == proposed] == [4, 8]
+    assert all(plan.skipped == 2 for plan, _, _ in scored)
+    # The whole window behind the prompt.
+    assert {span for _, *span in scored for span in [tuple(span)]} == {(3, 23)}
+    assert [target for _, target in optimiser.told] == [at / 100 for at in range(1, 10)]
+    skipped = [{name for name, value in params.items() if value == 1.0} for params, _ in optimiser.told]
+    assert skipped[3] == skipped[7] == {"x0002", "x0009"}
+    # As in the released code.
+    assert (optimiser.settings["kappa"], optimiser.settings["alpha"]) == (2.5, 1e-2)
+    assert Settings() == Settings(0.45, 50, 25, 1000, 300, 0.93)
+    # The best so far is in use.
+    assert (swift.plan, swift.score) == (scored[-1][0], 0.09)
 
 
 def test_matchness_is_the_share_of_tokens_the_draft_names_itself(llm):

@@ -22,7 +22,7 @@ faults/test_stops.py::test_the_limit_cuts_wherever_it_falls |
 faults/test_stops.py::test_the_text_ends_with_its_end_token_wherever_that_falls, \
 faults/test_stops.py::test_tokens_accepted_behind_the_end_are_counted_as_accepted_and_not_as_new |
 | skipping nothing is never among KnapSpec's choices | \
-selectors/test_layer_programmes.py::test_tokens_per_time_of_skipping_nothing_is_that_of_plain_decoding |
+selectors/test_layer_programmes.py::test_knapspec_would_rather_skip_nothing_than_what_is_never_accepted |
 
 Two are part of the search as published and therefore of `variant="paper"`: a score pass at every step while too little
 is skipped, and trials that short answers never finish.
