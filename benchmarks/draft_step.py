@@ -8,7 +8,7 @@ The best of many passes in turns. For passes that are compiled as a whole, which
 import json
 import time
 
-from given import given, text
+from given import given, settings, text
 
 from conflayers.plan import FULL, WHOLE
 
@@ -38,7 +38,7 @@ def main() -> None:
         row["beside_products"] = round(row["ms"] - row["products"], 3)
         rows.append(row)
         print("  ".join(f"{name} {value}" for name, value in row.items()))
-    print(json.dumps({"model": arguments.model, "dtype": arguments.dtype, "threads": arguments.threads, "rows": rows}))
+    print(json.dumps(settings(arguments) | {"rows": rows}))
 
 
 if __name__ == "__main__":

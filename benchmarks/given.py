@@ -2,10 +2,12 @@
 
 import argparse
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 import conflayers
+from conflayers.bench.provenance import command_line, provenance
 from conflayers.body.portable import PortableBody
 
 
@@ -20,6 +22,12 @@ def given(description: str | None, more: Mapping[str, int | str]) -> tuple[argpa
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     return arguments, conflayers.load(arguments.model, dtype=arguments.dtype).body
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a script's document begins with."""
+    what = {"model": arguments.model, "dtype": arguments.dtype, "threads": arguments.threads}
+    return what | {"provenance": provenance(command_line())}
 
 
 def text(body: PortableBody, tokens: int) -> list[int]:

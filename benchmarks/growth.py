@@ -10,7 +10,7 @@ import json
 import time
 from statistics import median
 
-from given import given, text
+from given import given, settings, text
 
 from conflayers.body.portable import PortableBody
 from conflayers.plan import FULL, Plan
@@ -65,7 +65,7 @@ def main() -> None:
     ]
     for row in rows:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
-    print(json.dumps({"model": arguments.model, "dtype": arguments.dtype, "threads": arguments.threads, "rows": rows}))
+    print(json.dumps(settings(arguments) | {"rows": rows}))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+from conflayers.bench.provenance import command_line, provenance
+
 PROGRAMME = """
 import json, sys, time
 begun = time.perf_counter()
@@ -65,6 +67,7 @@ def main() -> None:
                 "threads": options.threads,
                 "method": options.method,
                 "starts": rows,
+                "provenance": provenance(command_line()),
             }
         )
     )

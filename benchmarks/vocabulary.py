@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import conflayers
+from conflayers.bench.provenance import command_line, provenance
 from conflayers.search.data import read_prompts
 
 SHARES = (24, 12, 6, 3, 2)
@@ -45,7 +46,8 @@ def main() -> None:
         count = sum(named(prompts[sample], text, known) for sample, text in texts.items())
         rows.append({"known": known, "share_of_vocabulary": round(1 / share, 3), "named": round(count / tokens, 4)})
         print(f"{known} of {llm.body.vocab_size} tokens: {count / tokens:.1%} of the text can be named")
-    print(json.dumps({"model": options.model, "texts": len(texts), "tokens": tokens, "rows": rows}))
+    found = {"model": options.model, "texts": len(texts), "tokens": tokens, "rows": rows}
+    print(json.dumps(found | {"provenance": provenance(command_line())}))
 
 
 if __name__ == "__main__":

@@ -106,6 +106,18 @@ def test_what_a_compiler_says_that_cannot_is_told_in_a_line(tmp_path, found_with
     assert "\n" not in words
 
 
+def test_nothing_slower_is_kept_where_the_first_try_takes_too_long(tmp_path, found_with, monkeypatch):
+    monkeypatch.setattr(kernels, "COMPILING_SECONDS", 1)
+    monkeypatch.setattr(kernels, "COMPILERS", ("c++",))
+    folder = compiler(
+        tmp_path,
+        'case "$*" in --version) echo 1;; *-march=native*) sleep 60;; '
+        '*) while [ "$1" != -o ]; do shift; done; echo no > "$2";; esac',
+    )
+    assert "took more than 1 s" in found_with(tmp_path / "cache", PATH=f"{folder}:/bin:/usr/bin")
+    assert not list((tmp_path / "cache").rglob("kernels-*"))
+
+
 @needs_a_compiler
 def test_the_next_compiler_is_asked_and_the_one_that_is_wanted_first(tmp_path, found_with, monkeypatch):
     monkeypatch.setattr(kernels, "COMPILERS", ("c++", "other"))

@@ -24,8 +24,8 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC", "-w")
 # For this processor where the compiler knows how, else for any of its kind.
 TUNED = ("-march=native",), ()
-# A compiler that takes longer has something wrong with it.
-COMPILING_SECONDS = 60
+# A compiler that takes longer has something wrong with it, even on a busy machine.
+COMPILING_SECONDS = 180
 # Set to 0, nothing is compiled and nothing compiled is used.
 SWITCH = "CONFLAYERS_NATIVE"
 # Of numbers, as torch names them.
@@ -51,6 +51,10 @@ _ANSWERS = ("has_passes", "has_tiles")
 
 class NoKernelsError(Exception):
     """There are no compiled kernels; the message says why."""
+
+
+class _TooLongError(NoKernelsError):
+    """A compiler did not come to an end in time."""
 
 
 @functools.cache
@@ -143,6 +147,9 @@ def _compile(compiler: list[str], made: Path) -> None:
     commands = [[*compiler, *FLAGS, *tuned, str(SOURCE), "-o", str(made)] for tuned in TUNED]
     try:
         _run(commands[0])
+    except _TooLongError:
+        # What is compiled next is kept for good, and would be slower.
+        raise
     except NoKernelsError:
         _run(commands[1])
 
@@ -152,7 +159,7 @@ def _run(command: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=COMPILING_SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise NoKernelsError(f"{command[0]} took more than {COMPILING_SECONDS} s") from error
+        raise _TooLongError(f"{command[0]} took more than {COMPILING_SECONDS} s") from error
     except OSError as error:
         raise NoKernelsError(f"{command[0]} cannot be run: {error}") from error
     if done.returncode:
