@@ -81,7 +81,7 @@ def _words(text: str) -> list[str]:
 
 
 def _searched(model: str, data: str, options: str) -> list[str]:
-    """The command that finds a plan on other prompts of a task than those that are timed."""
+    """The command that finds a plan beforehand, on the first prompts of the data."""
     words = f"-m conflayers search {model} --data {data} --dtype float32 --threads 1 --out {{out}} {options}"
     return _words(words)
 
