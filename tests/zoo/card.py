@@ -39,6 +39,10 @@ DROPOUT = (
     "that strength times {low} to {high}, rising with depth"
 )
 CONTROL = "without layer dropout, as a control"
+SECOND_STAGE = (
+    "- Second stage, from the weights as saved: {steps} steps with strengths from {low} to {high}, learning rate\n"
+    "  {learning_rate}, seed {seed}, {minutes} minutes.\n"
+)
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,16 @@ def measure(folder: Path) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, card: dict[str, Any]) -> None:
-    """The card as JSON and to be read."""
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+def second_stage(training: dict[str, Any]) -> str:
+    """A line on the second stage of the training, nothing where there was none."""
+    if (stage := training.get("second_stage")) is None:
+        return ""
+    low, high = stage["strengths"]
+    return SECOND_STAGE.format(**stage, low=low, high=high, minutes=round(stage["seconds"] / 60))
+
+
+def readable(card: dict[str, Any]) -> str:
+    """The card to be read."""
     training, sets = card["training"], skip_sets(card["training"]["layers"])
     dropout = training["dropout"]
     rows = [f"| {name} | {len(sets[name])} | {value:.3f} |" for name, value in card["agreement"].items()]
@@ -132,20 +143,26 @@ def write(folder: Path, card: dict[str, Any]) -> None:
         f"| {name} | {drafted} | {accepted / drafted:.3f} |" if drafted else f"| {name} | 0 | decoded plainly |"
         for name, (drafted, accepted) in card["acceptance"].items()
     ]
-    text = (
+    return (
         (HERE / "card.md.in")
         .read_text()
         .format(
             **training,
             how=DROPOUT.format(last=training["layers"] - 2, low=dropout[0], high=dropout[1]) if dropout else CONTROL,
             minutes=round(training["seconds"] / 60),
+            second=second_stage(training),
             held_out_loss=card["held_out_loss"],
             agreement_tokens=card["agreement_tokens"],
             agreement="\n".join(rows),
             acceptance="\n".join(taken),
         )
     )
-    (folder / "README.md").write_text(text)
+
+
+def write(folder: Path, card: dict[str, Any]) -> None:
+    """The card as JSON and to be read."""
+    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    (folder / "README.md").write_text(readable(card))
 
 
 def main(names: list[str]) -> None:

@@ -4,7 +4,7 @@ import json
 from functools import cache
 
 import pytest
-from zoo.card import HERE, METHODS, NAMES, PROMPTS, acceptance, agreements, continued, prompts, skip_sets
+from zoo.card import HERE, METHODS, NAMES, PROMPTS, acceptance, agreements, continued, prompts, readable, skip_sets
 
 import conflayers
 from conflayers.api import Llm
@@ -59,6 +59,15 @@ def test_the_dropout_models_have_layers_to_spare_and_the_control_has_not():
     assert kept["dropout-16"] > 0.75
     assert kept["dropout-24"] > 0.75
     assert kept["control-16"] < 0.5
+
+
+@each_model
+def test_cards_tell_the_whole_training(name):
+    training = json.loads((HERE / name / "training.json").read_text())
+
+    assert card(name)["training"] == training
+    assert (HERE / name / "README.md").read_text() == readable(card(name))
+    assert ("Second stage" in readable(card(name))) == ("second_stage" in training)
 
 
 @each_model
