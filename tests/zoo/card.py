@@ -14,11 +14,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import corpus
+from steady import steadily
 
 import conflayers
 from conflayers.api import Llm
+from conflayers.methods import build_method
 from conflayers.plan import Plan
 from conflayers.search.data import read_prompts
+from conflayers.selectors.conflayers import ConfLayers
+from conflayers.selectors.draft_verify import first_probes
 
 HERE = Path(__file__).parent
 NAMES = ("dropout-16", "dropout-24", "control-16")
@@ -33,6 +37,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "clasp": {"method": "clasp", "interval": 16},
     "cosine": {"method": "cosine"},
     "swift": {"method": "swift", "bayes_interval": 0, "max_iterations": 100},
+    "conflayers": {"method": "conflayers"},
+    # With its own window of 100 tokens it would select nothing in texts as short as these.
+    "conflayers, paper": {"method": "conflayers", "variant": "paper", "context_window": 16, "interval": 4},
+    "knapspec": {"method": "knapspec", "interval": 16},
+    "draft-verify": {"method": "draft-verify"},
 }
 DROPOUT = (
     "with layer dropout: every step draws a strength from 0 to 1, and layers 1 to {last} are left out with\n"
@@ -95,10 +104,15 @@ def skip_sets(layers: int) -> dict[str, list[int]]:
     }
 
 
-def acceptance(llm: Llm, **method: Any) -> tuple[int, int]:
+def acceptance(llm: Llm, method: str, **options: Any) -> tuple[int, int]:
     """Tokens drafted and accepted in chains of four over the held-out prompts, by one task."""
-    task = llm.task(**method, **CHAIN)
-    stats = [llm.generate(prompt, task=task, max_new_tokens=NEW_TOKENS).stats for prompt in prompts()[:PROMPTS]]
+    # Which candidate of its search is fastest, a machine would have to say; so it is one that the search begins with.
+    plan = first_probes(llm.body.layers)[-1] if method == "draft-verify" else None
+    task = build_method(method, llm.body.layers, plan, **options, **CHAIN)
+    with steadily(llm) as clock:
+        if isinstance(task.selector, ConfLayers):
+            task.selector.clock = clock
+        stats = [llm.generate(prompt, task=task, max_new_tokens=NEW_TOKENS).stats for prompt in prompts()[:PROMPTS]]
     return sum(one.num_draft_tokens for one in stats), sum(one.num_accepted_draft_tokens for one in stats)
 
 
