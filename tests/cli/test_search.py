@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import conflayers
-from conflayers.plan import load_plan, read_saved
+from conflayers.plan import FULL, load_plan, read_saved
 from conflayers.search import run as searching
 
 
@@ -73,6 +73,27 @@ def test_a_method_that_finds_nothing_saves_nothing_and_says_so(search, tmp_path)
     document = json.loads(result.stdout.splitlines()[-1])
     assert (document["plan"], document["saved"], document["fallback"]) == (None, None, True)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["task.jsonl"]
+
+
+def test_a_method_that_ended_with_lookups_says_so(search, monkeypatch):
+    monkeypatch.setattr(searching.Search, "_task", lambda self: self.llm.task("lookup"))
+    result = search("--method", "auto")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout.splitlines()[-1])
+    assert (document["plan"], document["lookups"]) == (None, True)
+    assert "no plan saved: method 'auto' ended with lookups, which need no plan" in result.stderr
+    assert "plain decoding" not in result.stderr
+
+
+def test_a_plan_of_lower_precision_alone_is_saved_and_drafts(run, model, search, tmp_path, monkeypatch):
+    monkeypatch.setattr(searching.Search, "_task", lambda self: self.llm.task("view"))
+    result = search("--method", "auto")
+    assert result.exit_code == 0, result.stderr
+    assert "skips nothing (int8); " in result.stderr
+    saved = tmp_path / "plan.json"
+    assert read_saved(saved).plan == FULL.at("int8")
+    drafted = run("generate", model, "--prompt", "the sky", "--method", "fixed", "--plan", str(saved))
+    assert drafted.exit_code == 0, drafted.stderr
 
 
 def test_an_interrupted_search_says_how_to_go_on_and_does(search, tmp_path, monkeypatch):

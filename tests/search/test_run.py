@@ -10,6 +10,7 @@ from doubles import Ticks
 
 import conflayers
 from conflayers import FULL, InputError, Llm, Plan
+from conflayers.plan import LOOKUP
 from conflayers.search.data import PromptFile
 from conflayers.search.progress import Progress, Speed
 from conflayers.search.run import Outcome, Search
@@ -248,15 +249,18 @@ def test_swift_scores_the_plan_it_goes_on_with_before_any_other(llm):
     assert (task.selector.iterations, task.plan, task.selector.score) == (1, FULL, 1.0)
 
 
-def ended_plainly(llm: Llm, path: Path, faster: float) -> Outcome:
+LAYERS_TRIED: dict[Plan | None, Speed] = {
+    None: Speed(100, 1.0),
+    Plan.layers([2]): Speed(50, 1.0),
+    Plan.layers([2, 4]): Speed(60, 1.0),
+}
+
+
+def ended_plainly(llm: Llm, path: Path, faster: float, used: dict[Plan | None, Speed] = LAYERS_TRIED) -> Outcome:
     clock = Ticks()
     wanted = Wanted("conflayers", 10, max_new_tokens=24)
     search = Search(llm, wanted, PROMPTS, path, measure=Measured(clock, faster), clock=clock)
-    search.progress.used = {
-        None: Speed(100, 1.0),
-        Plan.layers([2]): Speed(50, 1.0),
-        Plan.layers([2, 4]): Speed(60, 1.0),
-    }
+    search.progress.used = dict(used)
     clock.now, search.progress.prompts, search.progress.ended = 0.0, 3, True
     return search.run()
 
@@ -267,6 +271,40 @@ def test_a_method_that_ended_plainly_yields_a_plan_only_if_one_measured_faster(l
     assert faster.speedup == pytest.approx(1.5)
     assert (slower.plan, slower.fallback) == (None, True)
     assert slower.speedup == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("method", "plan", "found"),
+    [
+        ("fixed", FULL.at("int8"), FULL.at("int8")),
+        ("fixed", FULL, None),
+        ("lookup", None, None),
+    ],
+)
+def test_all_layers_in_lower_precision_are_a_plan_and_in_whole_precision_or_looked_up_not(
+    llm, tmp_path, monkeypatch, method, plan, found
+):
+    monkeypatch.setattr(Search, "_task", lambda self: llm.task(method, plan))
+    search, outcome = online(llm, tmp_path / "progress", "auto")
+    assert outcome.plan == search.progress.plan == found
+    assert (outcome.fallback, outcome.lookups) == (found is None, method == "lookup")
+    assert bool(search.progress.pairs) == (found is not None)
+
+
+def test_a_precision_that_a_method_tried_is_compared_and_lookups_are_not(llm, tmp_path):
+    used = {LOOKUP: Speed(90, 1.0), FULL: Speed(80, 1.0), FULL.at("int8"): Speed(70, 1.0)}
+    outcome = ended_plainly(llm, tmp_path / "progress", 2.0, used)
+    assert (outcome.plan, outcome.fallback) == (FULL.at("int8"), True)
+
+
+def test_that_a_method_ended_with_lookups_outlasts_an_interruption(llm, tmp_path):
+    path = tmp_path / "progress"
+    Progress({}, lookups=True).save(path)
+    assert Progress.load(path, {}, llm.body.layers).lookups
+    document = json.loads(path.read_text())
+    del document["lookups"]
+    path.write_text(json.dumps(document))
+    assert not Progress.load(path, {}, llm.body.layers).lookups
 
 
 def test_methods_that_look_at_nothing_are_only_measured(llm, tmp_path):

@@ -108,6 +108,7 @@ def document(search: "Search", outcome: "Outcome") -> dict[str, Any]:
         "budget_seconds": wanted.budget,
         "seconds": progress.seconds,
         "fallback": outcome.fallback,
+        "lookups": outcome.lookups,
         "tokens_per_second": outcome.drafted.per_second,
         "plain_tokens_per_second": outcome.plain.per_second,
         "speedup": outcome.speedup,
@@ -120,16 +121,17 @@ def document(search: "Search", outcome: "Outcome") -> dict[str, Any]:
 def report(search: "Search", outcome: "Outcome", path: Path) -> None:
     """What came of it, in lines on standard error."""
     method, speedup = search.wanted.method, outcome.speedup
+    ended = "ended with lookups, which need no plan" if outcome.lookups else "ended at plain decoding"
     measured = ""
     if speedup is not None:
         ours, plain = outcome.drafted.per_second, outcome.plain.per_second
         measured = f"{ours:.1f} tokens/s, {speedup:.2f} times plain decoding's {plain:.1f} on the same prompts in turns"
     if outcome.plan is None:
         tried = f"; the best plan it tried: {measured}" if measured else ""
-        note(f"no plan saved: method {method!r} ended at plain decoding{tried}")
+        note(f"no plan saved: method {method!r} {ended}{tried}")
         return
     if outcome.fallback:
-        note(f"method {method!r} ended at plain decoding, but the best plan it tried measured faster")
+        note(f"method {method!r} {ended}, but the best plan it tried measured faster")
     note(f"plan saved to {path}: {outcome.plan}; {measured}")
     if speedup is not None and speedup < 1:
         note(

@@ -40,7 +40,8 @@ class Progress:
         prompts: prompts decoded, by methods that search while decoding.
         candidates: plans scored with their scores, tokens per second, by methods that search offline.
         used: by plan, None for plain decoding, what the rounds of decoding brought and took.
-        plan: the plan in use by the method, None for plain decoding.
+        plan: the plan in use by the method, None for plain decoding and for lookups.
+        lookups: whether it is lookups that are in use.
         ended: whether the method's search ended by itself.
         compared: the plan that was compared with plain decoding, if any.
         pairs: the comparison: plain decoding and that plan, on one prompt after the other.
@@ -52,6 +53,7 @@ class Progress:
     candidates: list[tuple[Plan, float]] = field(default_factory=list)
     used: dict[Plan | None, Speed] = field(default_factory=dict)
     plan: Plan | None = None
+    lookups: bool = False
     ended: bool = False
     compared: Plan | None = None
     pairs: list[tuple[Speed, Speed]] = field(default_factory=list)
@@ -75,6 +77,7 @@ class Progress:
             "candidates": [[_write_plan(plan), score] for plan, score in self.candidates],
             "used": [[_write_plan(plan), *_write_speed(speed)] for plan, speed in self.used.items()],
             "plan": _write_plan(self.plan),
+            "lookups": self.lookups,
             "ended": self.ended,
             "compared": _write_plan(self.compared),
             "pairs": [[*_write_speed(plain), *_write_speed(drafted)] for plain, drafted in self.pairs],
@@ -144,6 +147,8 @@ def _read(document: dict[str, Any], layers: int) -> dict[str, Any]:
         "used": {plan(value): speed(*numbers) for value, *numbers in document["used"]},
         "plan": plan(document["plan"]),
         "compared": plan(document["compared"]),
+        # Files of earlier versions lack it.
+        "lookups": _checked(document.get("lookups", False), lambda value: type(value) is bool),
         "ended": _checked(document["ended"], lambda value: type(value) is bool),
         "pairs": [(speed(a, b), speed(c, d)) for a, b, c, d in document["pairs"]],
     }

@@ -15,7 +15,7 @@ import torch
 
 from conflayers.api import Llm
 from conflayers.errors import InputError
-from conflayers.plan import Plan
+from conflayers.plan import FULL, LOOKUP, Plan
 from conflayers.round import Method
 from conflayers.search.data import PromptFile
 from conflayers.search.progress import Progress, Speed
@@ -40,14 +40,16 @@ class Outcome:
     """What a search came to.
 
     Attributes:
-        plan: what was found; None where the method ended at plain decoding and no plan was faster.
-        fallback: the method ended at plain decoding, whatever `plan` says.
+        plan: what was found; None where the method ended without a plan and none was faster than plain decoding.
+        fallback: the method ended without a plan, whatever `plan` says.
+        lookups: it ended with lookups, which need no plan, and not at plain decoding.
         plain, drafted: plain decoding and the best plan, in turns on the same prompts.
         decisions: of the method, in words.
     """
 
     plan: Plan | None
     fallback: bool
+    lookups: bool
     plain: Speed
     drafted: Speed
     decisions: list[str]
@@ -107,7 +109,7 @@ class Search:
         if self.wanted.method == OFFLINE:
             self._score(limit)
         elif self.wanted.method in BLIND:
-            self.progress.plan = _skipping(self._task().plan)
+            self.progress.plan = _worth_saving(self._task().plan)
         elif not self.progress.ended:
             self._answer(limit)
         best = self.progress.plan or self._fastest_used()
@@ -118,7 +120,7 @@ class Search:
         fallback = self.progress.plan is None
         if fallback and drafted.per_second <= plain.per_second:
             best = None
-        return Outcome(best, fallback, plain, drafted, self._decisions)
+        return Outcome(best, fallback, fallback and self.progress.lookups, plain, drafted, self._decisions)
 
     @property
     def candidates(self) -> int:
@@ -156,7 +158,9 @@ class Search:
             self._show(f"prompt {done + 1}")
             ids = self.prompts[done % len(self.prompts)]
             self.llm.generate(ids, task=task, max_new_tokens=self._room(ids))
-            progress.prompts, progress.plan = done + 1, _skipping(task.plan)
+            progress.prompts, progress.plan = done + 1, _worth_saving(task.plan)
+            # A selector's plan is shown as None where it is lookups.
+            progress.lookups = getattr(selector.inner, "plan", None) == LOOKUP
             self._decisions = task.decisions
             if not getattr(selector.inner, "searching", True):
                 progress.ended = True
@@ -168,6 +172,8 @@ class Search:
         if plan != self.progress.compared:
             self.progress.compared, self.progress.pairs = plan, []
         pairs = self.progress.pairs
+        # After an interruption, a view of lower precision is to be made again.
+        self.llm.body.prepare(plan)
         for done in self._steps(self.wanted.budget, len(pairs)):
             if done >= COMPARED_PASSES * len(self.prompts):
                 break
@@ -204,7 +210,7 @@ class Search:
 
     def _fastest_used(self) -> Plan | None:
         """Of the plans that a method drafted with, the one that brought the most tokens a second."""
-        used = {plan: speed for plan, speed in self.progress.used.items() if plan is not None and plan.skipped}
+        used = {plan: speed for plan, speed in self.progress.used.items() if _worth_saving(plan) is not None}
         return max(used, key=lambda plan: used[plan].per_second, default=None)
 
     def _task(self) -> Method:
@@ -254,6 +260,6 @@ class Search:
         }
 
 
-def _skipping(plan: Plan | None) -> Plan | None:
-    """To draft with the whole model is no plan."""
-    return plan if plan is not None and plan.skipped else None
+def _worth_saving(plan: Plan | None) -> Plan | None:
+    """To draft with the whole model as it is saves nothing, and lookups need no plan."""
+    return None if plan in (FULL, LOOKUP) else plan
