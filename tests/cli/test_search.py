@@ -4,8 +4,11 @@ from pathlib import Path
 import pytest
 
 import conflayers
-from conflayers.plan import FULL, load_plan, read_saved
+from conflayers.plan import FULL, Plan, load_plan, read_saved
 from conflayers.search import run as searching
+from conflayers.search.progress import Speed
+from conflayers.selectors.contest import Standing
+from conflayers.selectors.fixed import Fixed
 
 
 @pytest.fixture
@@ -82,7 +85,48 @@ def test_a_method_that_ended_with_lookups_says_so(search, monkeypatch):
     document = json.loads(result.stdout.splitlines()[-1])
     assert (document["plan"], document["lookups"]) == (None, True)
     assert "no plan saved: method 'auto' ended with lookups, which need no plan" in result.stderr
-    assert "plain decoding" not in result.stderr
+    assert "ended at plain decoding" not in result.stderr
+
+
+class Looked(Fixed):
+    """Decodes plainly after a look at one plan."""
+
+    standings = (Standing(Plan.layers([2]), 0.84, None, 0, 0, 0), Standing(Plan.layers([3]), None, None, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "selector", "why"),
+    [
+        (("--method", "uniform", "--option", "skip_ratio=0"), None, "skips nothing. Give a higher --option skip_ratio"),
+        (("--method", "swift"), Fixed(None), "the budget of 0.001 s was over first, after 1 prompt of 2. Give a lar"),
+        (("--method", "clasp", "--budget", "60"), Fixed(None), "it named no plan in 2 prompts. Give more or longer"),
+        (("--method", "auto"), Looked(None), "the best at 0.84 times plain decoding's speed. A larger --budget"),
+    ],
+)
+def test_where_nothing_was_tried_the_reason_and_the_remedy_are_said(search, monkeypatch, arguments, selector, why):
+    if selector is not None:
+        monkeypatch.setattr(searching.Search, "_task", lambda self: self.llm.task(selector))
+    result = search(*arguments)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout.splitlines()[-1])["candidates"] == 0
+    assert "ended at plain decoding; nothing was tried: " in result.stderr
+    assert why in result.stderr
+    assert ("fallback=false" in result.stderr) == ("auto" in arguments)
+
+
+def test_where_a_plan_was_tried_and_lost_its_speed_is_said(search, monkeypatch):
+    def lose(self, plan, ids, count):
+        return Speed(count, count / (100 if plan is None else 80))
+
+    def used(self, limit):
+        self.progress.used = {Plan.layers([2]): Speed(50, 1.0)}
+
+    monkeypatch.setattr(searching.Search, "_decode_once", lose)
+    monkeypatch.setattr(searching.Search, "_answer", used)
+    result = search("--method", "conflayers")
+    assert result.exit_code == 1
+    assert "; the best plan it tried: 80.0 tokens/s, 0.80 times plain decoding's 100.0" in result.stderr
+    assert "nothing was tried" not in result.stderr
 
 
 def test_a_plan_of_lower_precision_alone_is_saved_and_drafts(run, model, search, tmp_path, monkeypatch):

@@ -127,8 +127,10 @@ def report(search: "Search", outcome: "Outcome", path: Path) -> None:
         ours, plain = outcome.drafted.per_second, outcome.plain.per_second
         measured = f"{ours:.1f} tokens/s, {speedup:.2f} times plain decoding's {plain:.1f} on the same prompts in turns"
     if outcome.plan is None:
-        tried = f"; the best plan it tried: {measured}" if measured else ""
-        note(f"no plan saved: method {method!r} {ended}{tried}")
+        # It may have drafted by lookups, or with the whole model.
+        nothing = "no plan" if search.candidates else "nothing"
+        why = f"the best plan it tried: {measured}" if measured else f"{nothing} was tried: {untried(search, outcome)}"
+        note(f"no plan saved: method {method!r} {ended}; {why}")
         return
     if outcome.fallback:
         note(f"method {method!r} {ended}, but the best plan it tried measured faster")
@@ -137,6 +139,25 @@ def report(search: "Search", outcome: "Outcome", path: Path) -> None:
         note(
             "this plan is slower than plain decoding here; a larger --budget or another --method may find a better one"
         )
+
+
+def untried(search: "Search", outcome: "Outcome") -> str:
+    """Why no plan was tried, as far as is known, and what to do."""
+    from conflayers.search.wanted import BLIND
+
+    wanted, count, given = search.wanted, search.progress.prompts, len(search.prompts)
+    if wanted.method in BLIND:
+        return "with these options it skips nothing. Give a higher --option skip_ratio"
+    if outcome.expected is not None and outcome.expected <= 1:
+        anyway = ". With --option fallback=false it drafts all the same" if wanted.weighs_plain_decoding else ""
+        return (
+            f"no plan it looked at was expected to pay, the best at {outcome.expected:.2f} times plain decoding's speed"
+            f". A larger --budget or another --method may find a better one{anyway}"
+        )
+    prompts = f"{count} prompt{'s' * (count != 1)}"
+    if search.over:
+        return f"the budget of {wanted.budget:g} s was over first, after {prompts} of {given}. Give a larger --budget"
+    return f"it named no plan in {prompts}. Give more or longer prompts, or another --method"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from conflayers.api import Llm
 from conflayers.errors import InputError
 from conflayers.plan import FULL, LOOKUP, Plan
-from conflayers.round import Method
+from conflayers.round import Method, Selector, standings_of
 from conflayers.search.data import PromptFile
 from conflayers.search.progress import Progress, Speed
 from conflayers.search.wanted import BLIND, OFFLINE, ONE_PASS, Wanted
@@ -45,6 +45,7 @@ class Outcome:
         lookups: it ended with lookups, which need no plan, and not at plain decoding.
         plain, drafted: plain decoding and the best plan, in turns on the same prompts.
         decisions: of the method, in words.
+        expected: the highest speedup that the method forecast of a plan; None where none is known.
     """
 
     plan: Plan | None
@@ -53,6 +54,7 @@ class Outcome:
     plain: Speed
     drafted: Speed
     decisions: list[str]
+    expected: float | None = None
 
     @property
     def speedup(self) -> float | None:
@@ -96,6 +98,7 @@ class Search:
         self.prompts = [self._encoded(text, line) for text, line in zip(data.prompts, data.lines, strict=True)]
         self.progress = Progress.load(path, self._subject(), llm.body.layers)
         self._decisions: list[str] = []
+        self._expected: float | None = None
         self._begun = 0.0
 
     def run(self) -> Outcome:
@@ -120,7 +123,15 @@ class Search:
         fallback = self.progress.plan is None
         if fallback and drafted.per_second <= plain.per_second:
             best = None
-        return Outcome(best, fallback, fallback and self.progress.lookups, plain, drafted, self._decisions)
+        lookups = fallback and self.progress.lookups
+        return Outcome(best, fallback, lookups, plain, drafted, self._decisions, self._expected)
+
+    @property
+    def over(self) -> bool:
+        """Whether it was the budget that ended the method's search, and not the method or the end of the prompts."""
+        progress, wanted = self.progress, self.wanted
+        every_prompt = wanted.method in ONE_PASS and progress.prompts >= len(self.prompts)
+        return not (progress.ended or every_prompt or wanted.method in BLIND)
 
     @property
     def candidates(self) -> int:
@@ -161,7 +172,7 @@ class Search:
             progress.prompts, progress.plan = done + 1, _worth_saving(task.plan)
             # A selector's plan is shown as None where it is lookups.
             progress.lookups = getattr(selector.inner, "plan", None) == LOOKUP
-            self._decisions = task.decisions
+            self._decisions, self._expected = task.decisions, _highest_forecast(selector.inner)
             if not getattr(selector.inner, "searching", True):
                 progress.ended = True
                 break
@@ -258,6 +269,10 @@ class Search:
             "max_new_tokens": self.wanted.tokens,
             "chat": self.wanted.chat,
         }
+
+
+def _highest_forecast(selector: Selector) -> float | None:
+    return max((one.forecast for one in standings_of(selector) if one.forecast is not None), default=None)
 
 
 def _worth_saving(plan: Plan | None) -> Plan | None:

@@ -47,7 +47,7 @@ class Wanted:
             whole("max_new_tokens", self.max_new_tokens, 1)
         if self.method in NOTHING_TO_FIND:
             raise InputError(f"method {self.method!r} has no plan to find: choose a method that searches for one")
-        if "fallback" in self.options and not self._weighs_plain_decoding:
+        if "fallback" in self.options and not self.weighs_plain_decoding:
             raise InputError("a search finds plans, whether or not they pay: leave out 'fallback'")
         if self.method == OFFLINE:
             build_method(OFFLINE, 1, FULL, **self._drafting)
@@ -69,10 +69,11 @@ class Wanted:
     def by_plan(self) -> dict[str, Any]:
         """The options with which the method always drafts by a plan that is given."""
         variant = {name: value for name, value in self.options.items() if name == "variant"}
-        return {**self._drafting, **variant, **({"fallback": False} if self._weighs_plain_decoding else {})}
+        return {**self._drafting, **variant, **({"fallback": False} if self.weighs_plain_decoding else {})}
 
     @property
-    def _weighs_plain_decoding(self) -> bool:
+    def weighs_plain_decoding(self) -> bool:
+        """Whether the method compares plans with plain decoding by itself, unless it has `fallback=False`."""
         return self.method == "auto" or (
             self.method == "conflayers" and self.options.get("variant", "default") == "default"
         )
