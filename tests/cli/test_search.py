@@ -129,6 +129,35 @@ def test_where_a_plan_was_tried_and_lost_its_speed_is_said(search, monkeypatch):
     assert "nothing was tried" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("seconds", "closing"),
+    [
+        ((1.2, 1.21, 1.19), "this plan is slower than plain decoding here; a larger --budget"),
+        ((1.2, 0.6, 1.3), "no difference shown between this plan and plain decoding: the interval includes 1; a la"),
+        ((0.8, 0.81, 0.79), None),
+        ((1.2,), "this plan is slower than plain decoding (no interval) here; a larger --budget"),
+    ],
+)
+def test_the_closing_line_goes_by_the_interval_over_prompts(search, data, monkeypatch, seconds, closing):
+    Path(data).write_text("".join(f'{{"prompt": "{word}"}}\n' for word in "abc"[: len(seconds)]), encoding="utf-8")
+
+    def measured(self, plan, ids, count):
+        return Speed(count, count * (1.0 if plan is None else seconds[self.prompts.index(ids)]) / 100)
+
+    monkeypatch.setattr(searching.Search, "_decode_once", measured)
+    result = search("--method", "uniform", "--budget", "2")
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert result.exit_code == 0, result.stderr
+    if len(seconds) > 1:
+        low, high = found["speedup_interval"]
+        assert low < found["speedup"] < high
+        assert f"in turns (95% interval {low:.2f} to {high:.2f})" in result.stderr
+    else:
+        assert found["speedup_interval"] is None
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith(closing or "plan saved to")
+
+
 def test_a_plan_of_lower_precision_alone_is_saved_and_drafts(run, model, search, tmp_path, monkeypatch):
     monkeypatch.setattr(searching.Search, "_task", lambda self: self.llm.task("view"))
     result = search("--method", "auto")

@@ -52,6 +52,13 @@ def change(
     return found, (max(found - (found - low) * wider, -1.0), found + (high - found) * wider)
 
 
+def speeds(sums: Array) -> Array:
+    """A quantity: tokens a second, of sums whose columns are tokens and seconds."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Array = sums[..., 0] / sums[..., 1]
+    return found
+
+
 def widening(samples: int) -> float:
     """What a bootstrap interval of so many samples, 2 or more, is too narrow by."""
     return student(0.05, samples - 1) / _NORMAL * math.sqrt(samples / (samples - 1))

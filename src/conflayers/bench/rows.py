@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from conflayers.bench.paired import Array, change
+from conflayers.bench.paired import Array, change, speeds
 from conflayers.bench.record import PHASES, Record
 from conflayers.bench.values import PLAIN, TOTAL, TRANSFORMERS
 from conflayers.stats import Stats
@@ -79,7 +79,7 @@ def ratio_interval(ours: Sequence[Record], theirs: Sequence[Record]) -> tuple[fl
     Args:
         ours, theirs: records of the same requests, in the same order.
     """
-    _, interval = change(_by_sample(theirs), _by_sample(ours), _speeds)
+    _, interval = change(_by_sample(theirs), _by_sample(ours), speeds)
     return None if interval is None else (1 + interval[0], 1 + interval[1])
 
 
@@ -89,12 +89,6 @@ def _by_sample(records: Sequence[Record]) -> Array:
     for record in records:
         found[record.sample] = found.get(record.sample, Work()) + _work(record)
     return np.array([[work.tokens, work.seconds] for _, work in sorted(found.items())], dtype=np.float64)
-
-
-def _speeds(sums: Array) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        speeds: Array = sums[..., 0] / sums[..., 1]
-    return speeds
 
 
 def total(records: Sequence[Record]) -> Stats:
@@ -126,8 +120,8 @@ def _row(
         **_speedup("speedup_over_hf", mine, columns.get(TRANSFORMERS)),
         "speedup_by_repeat": (speedups := _by_repeat(mine, columns.get(PLAIN))),
         "speedup_median": _median(speedups),
-        "tokens_per_second_by_repeat": (speeds := [sum(map(_work, one), Work()).speed for one in _repeats(mine)]),
-        "tokens_per_second_median": _median(speeds),
+        "tokens_per_second_by_repeat": (by_repeat := [sum(map(_work, one), Work()).speed for one in _repeats(mine)]),
+        "tokens_per_second_median": _median(by_repeat),
         "mean_accepted_tokens": _tokens_a_pass(mine),
         "acceptance_rate": stats.draft_acceptance_rate if stats.num_draft_tokens else None,
         "acceptance_by_position": stats.acceptance_by_position,

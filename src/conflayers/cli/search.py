@@ -112,6 +112,7 @@ def document(search: "Search", outcome: "Outcome") -> dict[str, Any]:
         "tokens_per_second": outcome.drafted.per_second,
         "plain_tokens_per_second": outcome.plain.per_second,
         "speedup": outcome.speedup,
+        "speedup_interval": outcome.interval and list(outcome.interval),
         "compared_tokens": outcome.drafted.tokens,
         "decisions": outcome.decisions[-SHOWN_DECISIONS:],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -125,7 +126,10 @@ def report(search: "Search", outcome: "Outcome", path: Path) -> None:
     measured = ""
     if speedup is not None:
         ours, plain = outcome.drafted.per_second, outcome.plain.per_second
-        measured = f"{ours:.1f} tokens/s, {speedup:.2f} times plain decoding's {plain:.1f} on the same prompts in turns"
+        measured = (
+            f"{ours:.1f} tokens/s, {speedup:.2f} times plain decoding's {plain:.1f} on the same prompts in turns"
+            f" ({between(outcome.interval)})"
+        )
     if outcome.plan is None:
         # It may have drafted by lookups, or with the whole model.
         nothing = "no plan" if search.candidates else "nothing"
@@ -135,10 +139,23 @@ def report(search: "Search", outcome: "Outcome", path: Path) -> None:
     if outcome.fallback:
         note(f"method {method!r} {ended}, but the best plan it tried measured faster")
     note(f"plan saved to {path}: {outcome.plan}; {measured}")
-    if speedup is not None and speedup < 1:
-        note(
-            "this plan is slower than plain decoding here; a larger --budget or another --method may find a better one"
-        )
+    if doubt := doubts(outcome):
+        note(f"{doubt}; a larger --budget or another --method may find a better one")
+
+
+def between(interval: tuple[float, float] | None) -> str:
+    """An interval in words."""
+    return "no interval" if interval is None else f"95% interval {interval[0]:.2f} to {interval[1]:.2f}"
+
+
+def doubts(outcome: "Outcome") -> str:
+    """What speaks against the plan; "" where it was shown to be faster, or where nothing was measured."""
+    from conflayers.bench.values import verdict
+
+    shown = verdict({"method": "", "speedup": outcome.speedup, "speedup_interval": outcome.interval})
+    if shown.startswith("slower"):
+        return f"this plan is {shown} here"
+    return f"{shown} between this plan and plain decoding: the interval includes 1" if "difference" in shown else ""
 
 
 def untried(search: "Search", outcome: "Outcome") -> str:

@@ -18,6 +18,7 @@ from conflayers.errors import InputError
 from conflayers.plan import FULL, LOOKUP, Plan
 from conflayers.round import Method, Selector, standings_of
 from conflayers.search.data import PromptFile
+from conflayers.search.interval import speedup_interval
 from conflayers.search.progress import Progress, Speed
 from conflayers.search.wanted import BLIND, OFFLINE, ONE_PASS, Wanted
 from conflayers.search.watched import Watched, go_on_with
@@ -46,6 +47,7 @@ class Outcome:
         plain, drafted: plain decoding and the best plan, in turns on the same prompts.
         decisions: of the method, in words.
         expected: the highest speedup that the method forecast of a plan; None where none is known.
+        interval: 95%, of `speedup`; None where fewer than two prompts were compared.
     """
 
     plan: Plan | None
@@ -55,6 +57,7 @@ class Outcome:
     drafted: Speed
     decisions: list[str]
     expected: float | None = None
+    interval: tuple[float, float] | None = None
 
     @property
     def speedup(self) -> float | None:
@@ -124,7 +127,8 @@ class Search:
         if fallback and drafted.per_second <= plain.per_second:
             best = None
         lookups = fallback and self.progress.lookups
-        return Outcome(best, fallback, lookups, plain, drafted, self._decisions, self._expected)
+        interval = speedup_interval(self.progress.pairs, len(self.prompts))
+        return Outcome(best, fallback, lookups, plain, drafted, self._decisions, self._expected, interval)
 
     @property
     def over(self) -> bool:
