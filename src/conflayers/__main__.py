@@ -1,6 +1,13 @@
 """`python -m conflayers` is the command `conflayers`."""
 
-from conflayers.cli import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from conflayers.cli import main
+
+        main()
+    except KeyboardInterrupt:
+        # While the commands were being imported; later it is the commands that end so.
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,10 +1,12 @@
 import json
+import signal
 import subprocess
 import sys
 
 import pytest
 
 import conflayers
+from conflayers import cli
 from conflayers.bench.peers import PEERS
 from conflayers.bench.sweeps import SWEEPS
 from conflayers.cli import console
@@ -130,3 +132,54 @@ def test_the_installed_command_prints_nothing_beside_its_document(model):
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(row["identical"] for row in json.loads(done.stdout)["rows"])
+
+
+@pytest.fixture
+def interruptible():
+    """SIGINT as it is where a command begins, and as it was afterwards."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def import_that_fails(interrupted: bool) -> None:
+    try:
+        if interrupted:
+            signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
+    raise ModuleNotFoundError("Could not import module")
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interruption_that_a_library_made_an_error_of_is_still_one(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", lambda: import_that_fails(True))
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_error_that_nobody_interrupted_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "app", lambda: import_that_fails(False))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()
+
+
+INTERRUPTED_IMPORT = """
+import runpy, sys
+
+class Interrupted:
+    def find_spec(self, name, *rest):
+        if name == "conflayers.cli.search":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+runpy.run_module("conflayers", run_name="__main__")
+"""
+
+
+def test_an_interruption_while_the_commands_are_imported_prints_no_traceback():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

@@ -1,6 +1,8 @@
 """The command `conflayers`: one file a command."""
 
+import signal
 import sys
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -81,4 +83,21 @@ def main() -> None:
         # A terminal that lacks a character shows a stand-in; it is no reason to stop.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    app()
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.default_int_handler(number, frame)
+
+    # Elsewhere, as where SIGINT is ignored, somebody had a reason.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        app()
+    except Exception:
+        # A library that is interrupted while it is imported makes an error of its own of it.
+        if not interrupted:
+            raise
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
