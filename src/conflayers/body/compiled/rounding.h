@@ -24,7 +24,7 @@ inline void put_fours(words bytes, int64_t lane, uint8_t* to) {
 template <class T>
 inline void round_int4(const T* x, int64_t lane, uint8_t* to, uint8_t* scales) {
     floats one = load16(x), other = load16(x + LANES);
-    float low = -std::fmax(highest(-one), highest(-other)), high = std::fmax(highest(one), highest(other));
+    float low = -highest(higher(-one, -other)), high = highest(higher(one, other));
     uint32_t scale_bits, low_bits;
     float scale = kept((high - low) / 15 > 1e-6f ? (high - low) / 15 : 1e-6f, scale_bits);
     low = kept(low, low_bits);
@@ -42,10 +42,7 @@ inline void round_int4(const T* x, int64_t lane, uint8_t* to, uint8_t* scales) {
 template <class T>
 inline void round_int8(const T* x, int64_t ins, int64_t lane, uint8_t* to, float* scale) {
     floats top = {};
-    for (int64_t in = 0; in < ins; in += LANES) {
-        floats some = sizes(load16(x + in));
-        top = chosen(some > top, some, top);
-    }
+    for (int64_t in = 0; in < ins; in += LANES) top = higher(top, sizes(load16(x + in)));
     float most = highest(top);
     *scale = most > 0 ? most / 127 : 1;
     for (int64_t in = 0; in < ins; in += LANES)

@@ -107,12 +107,15 @@ inline float sum(floats x) {
     return (all[0] + all[1]) + (all[2] + all[3]);
 }
 
+ALWAYS floats higher(floats a, floats b) { return chosen(b > a, b, a); }
+
 inline float highest(floats x) {
     quarter parts[4];
     stored(x, parts);
     for (int i = 1; i < 4; i++) parts[0] = parts[i] > parts[0] ? parts[i] : parts[0];
-    float low = std::fmax(parts[0][0], parts[0][1]), high = std::fmax(parts[0][2], parts[0][3]);
-    return std::fmax(low, high);
+    float most = parts[0][0];
+    for (int i = 1; i < 4; i++) most = parts[0][i] > most ? parts[0][i] : most;
+    return most;
 }
 
 inline float sum(Span x) { return sum(x.one + x.other); }

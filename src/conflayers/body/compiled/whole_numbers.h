@@ -26,7 +26,7 @@ struct Rounded {
     void fill(const T* x, int64_t ins) const {
         for (int64_t group = 0; group < ins / GROUP; group++, x += GROUP) {
             floats one = load16(x), other = load16(x + LANES);
-            float top = std::fmax(highest(sizes(one)), highest(sizes(other))), down = top > 0 ? 127 / top : 0;
+            float top = highest(higher(sizes(one), sizes(other))), down = top > 0 ? 127 / top : 0;
             ints first = nearest(one * down), second = nearest(other * down);
             stored(converted<octets>(first), whole + group * GROUP);
             stored(converted<octets>(second), whole + group * GROUP + LANES);
