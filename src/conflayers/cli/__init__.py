@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Annotated, Any
 
@@ -90,8 +91,9 @@ def main() -> None:
         interrupted = True
         signal.default_int_handler(number, frame)
 
-    # Elsewhere, as where SIGINT is ignored, somebody had a reason.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Elsewhere, as where SIGINT is ignored, somebody had a reason; and only the main thread may ask for signals.
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, interrupt)
     try:
         app()
