@@ -28,10 +28,9 @@ inline float weighed(float* scores, const float* bias, int64_t seen, int64_t roo
     floats some, top = floats{} - INFINITY, total = {};
     for (int64_t at = 0; at < room; at += LANES) {
         some = load16(scores + at);
-        top = chosen(some > top, some, top);
+        top = higher(top, some);
     }
-    float highest = top[0];
-    for (int64_t lane = 1; lane < LANES; lane++) highest = top[lane] > highest ? top[lane] : highest;
+    const float highest = ::highest(top);
     for (int64_t at = 0; at < room; at += LANES) {
         some = load16(scores + at);
         some = chosen(some == -INFINITY, floats{}, exponential(some - highest));
@@ -170,13 +169,14 @@ class VectorRows {
         const T *keys = all.keys + kv_head * all.stride + begin * width,
                 *values = all.values + kv_head * all.stride + begin * width;
         floats block[LANES * vectors];
+        auto columns = reinterpret_cast<const float*>(block);
         for (int64_t i = 0; i < rows * SPANS; i++)
             put_whole(whole(all.queries + row_of_all * width + i * SPAN) * all.scale, asked + i * SPAN);
         for (int64_t at = 0; at < most; at += LANES) {
             ask_for(keys + (at + LANES) * width, LANES * width * int64_t(sizeof(T)));
             unpack<SPANS>(keys + at * width, most - at, block);
             for (int64_t row = 0; row < rows; row++)
-                put16(products<vectors>(asked + row * width, reinterpret_cast<const float*>(block)), scores + row * room + at);
+                put16(products<vectors>(asked + row * width, columns), scores + row * room + at);
         }
         for (int64_t row = 0; row < rows; row++) {
             const int64_t token = (first + row) % all.tokens, seen = all.columns + token - begin;
@@ -189,7 +189,7 @@ class VectorRows {
             ask_for(values + (at + LANES) * width, LANES * width * int64_t(sizeof(T)));
             unpack<SPANS>(values + at * width, most - at, block);
             for (int64_t row = 0; row < rows; row += AT_ONCE<vectors>)
-                mix<vectors, AT_ONCE<vectors>>(rows - row, reinterpret_cast<const float*>(block), scores + row * room + at, room,
+                mix<vectors, AT_ONCE<vectors>>(rows - row, columns, scores + row * room + at, room,
                                                found.at(row_of_all + row, chunk) + 2, found.apart());
         }
     }

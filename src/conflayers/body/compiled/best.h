@@ -18,9 +18,9 @@ inline Best best_of(const T* logits, int64_t from, int64_t to) {
     ints blocks = {};
     for (int64_t at = from; at < to; at += LANES) {
         floats some = load16(logits + at);
-        ints higher = some > top;
-        top = chosen(higher, some, top);
-        blocks = chosen(higher, ints{} + int32_t(at / LANES), blocks);
+        ints which = some > top;
+        top = chosen(which, some, top);
+        blocks = chosen(which, ints{} + int32_t(at / LANES), blocks);
     }
     Best best{top[0], 0, blocks[0] * LANES};
     for (int64_t lane = 1; lane < LANES; lane++) {

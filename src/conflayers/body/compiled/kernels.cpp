@@ -70,7 +70,6 @@ PASSES(bfloat16, bfloat16)
         round_matrix(Kind(kind), weight, outs, ins, threads, to, scales);                                             \
     }
 #else
-
 #define ROUNDING(T, NAME)                                                                                             \
     extern "C" void round_matrix_##NAME(int64_t, const T*, int64_t, int64_t, int64_t, uint8_t*, void*) {}
 #endif

@@ -105,11 +105,4 @@ inline floats joined(const floats* x) {
 
 #endif
 
-// The sums of 16 vectors.
-inline floats sums(const floats* x) {
-    floats some[4];
-    for (int i = 0; i < 4; i++) some[i] = folded(x + 4 * i);
-    return joined(some);
-}
-
 }  // namespace

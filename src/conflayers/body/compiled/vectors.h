@@ -13,7 +13,6 @@ constexpr int64_t ROWS = 4, TOKENS = REGISTERS > 8 ? 6 : 3;
 // Bytes ahead of what is read that are asked for.
 constexpr int64_t DISTANCE = 16384;
 
-
 // A part of a span's two vectors.
 inline void read_part(const float* span, int64_t part, held& one, held& other) {
     one = read<held>(span + part * HELD), other = read<held>(span + LANES + part * HELD);

@@ -38,31 +38,19 @@ struct Rounded {
 
 inline uint32_t four(const int8_t* whole) { return read<uint32_t>(whole); }
 
-// What there is of one register's length.
-#if defined(LONG_REGISTERS)
+// What there is of one register's length, which processors have under names of their own.
+#ifdef LONG_REGISTERS
 typedef __m512i Register;
-inline Register everywhere(uint32_t x) { return _mm512_set1_epi32(int32_t(x)); }
-#if defined(__AVX512VNNI__)
+#define OF_REGISTER(NAME) _mm512_##NAME
+#ifdef __AVX512VNNI__
 #define DOT _mm512_dpbusd_epi32
 #endif
-inline Register added(Register a, Register b) { return _mm512_add_epi32(a, b); }
-inline Register pairs(Register a, Register b) { return _mm512_madd_epi16(a, b); }
-inline Register pairs_of_bytes(Register a, Register b) { return _mm512_maddubs_epi16(a, b); }
-inline Register upper(Register x) { return _mm512_srai_epi16(x, 8); }
-inline Register lower(Register x) { return _mm512_slli_epi16(x, 8); }
-inline Register upper_of_no_sign(Register x) { return _mm512_srli_epi16(x, 8); }
 #else
 typedef __m256i Register;
-inline Register everywhere(uint32_t x) { return _mm256_set1_epi32(int32_t(x)); }
-#if defined(__AVXVNNI__)
+#define OF_REGISTER(NAME) _mm256_##NAME
+#ifdef __AVXVNNI__
 #define DOT _mm256_dpbusd_avx_epi32
 #endif
-inline Register added(Register a, Register b) { return _mm256_add_epi32(a, b); }
-inline Register pairs(Register a, Register b) { return _mm256_madd_epi16(a, b); }
-inline Register pairs_of_bytes(Register a, Register b) { return _mm256_maddubs_epi16(a, b); }
-inline Register upper(Register x) { return _mm256_srai_epi16(x, 8); }
-inline Register lower(Register x) { return _mm256_slli_epi16(x, 8); }
-inline Register upper_of_no_sign(Register x) { return _mm256_srli_epi16(x, 8); }
 #endif
 
 // Adds the products of four bytes without sign and four with one, in every lane. `SMALL`: those without are below 128.
@@ -71,9 +59,17 @@ inline Register dot(Register to, Register weight, Register x) {
 #ifdef DOT
     return DOT(to, weight, x);
 #else
-    if (SMALL) return added(to, pairs(pairs_of_bytes(weight, x), everywhere(0x00010001u)));
-    Register even = upper_of_no_sign(lower(weight)), odd = upper_of_no_sign(weight);
-    return added(to, added(pairs(even, upper(lower(x))), pairs(odd, upper(x))));
+    if (SMALL) {
+        Register pairs = OF_REGISTER(maddubs_epi16)(weight, x);
+        return OF_REGISTER(add_epi32)(to, OF_REGISTER(madd_epi16)(pairs, OF_REGISTER(set1_epi16)(1)));
+    }
+    // Of every two bytes the one and the other, as numbers of 16 bits.
+    Register even = OF_REGISTER(srli_epi16)(OF_REGISTER(slli_epi16)(weight, 8), 8);
+    Register odd = OF_REGISTER(srli_epi16)(weight, 8);
+    Register by_even = OF_REGISTER(srai_epi16)(OF_REGISTER(slli_epi16)(x, 8), 8);
+    Register by_odd = OF_REGISTER(srai_epi16)(x, 8);
+    to = OF_REGISTER(add_epi32)(to, OF_REGISTER(madd_epi16)(even, by_even));
+    return OF_REGISTER(add_epi32)(to, OF_REGISTER(madd_epi16)(odd, by_odd));
 #endif
 }
 
@@ -82,7 +78,7 @@ template <bool SMALL>
 inline ints dot(const ints& to, const words& weight, uint32_t x) {
     Register some[PARTS], with[PARTS];
     std::memcpy(some, &to, sizeof to), std::memcpy(with, &weight, sizeof weight);
-    for (int64_t i = 0; i < PARTS; i++) some[i] = dot<SMALL>(some[i], with[i], everywhere(x));
+    for (int64_t i = 0; i < PARTS; i++) some[i] = dot<SMALL>(some[i], with[i], OF_REGISTER(set1_epi32)(int32_t(x)));
     return loaded<ints>(some);
 }
 
