@@ -1,5 +1,6 @@
 """Every example of the README and of the pages runs, on tiny models in place of those it names."""
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -14,11 +15,24 @@ from typer.testing import CliRunner
 from conflayers.cli import app
 from conflayers.methods import METHODS
 from conflayers.profile import bandwidth
+from conflayers.selectors import clasp, conflayers, cosine, draft_verify, knapspec, rule, swift, uniform
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/guide.md", "docs/methods.md")
 # Lines of shell that are not `conflayers`: each is what a continuous integration run or another test does.
 ELSEWHERE = ("make demo", "make test")
+# Heading of docs/methods.md -> what has the defaults that stand there.
+DEFAULTS = {
+    "## conflayers": conflayers.ConfLayers,
+    '### variant="paper"': rule.Settings,
+    "## swift": swift.Settings,
+    "## clasp": clasp.Settings,
+    "## knapspec": knapspec.Settings,
+    "## cosine": cosine.Settings,
+    "## draft-verify": draft_verify.Settings,
+    "## uniform": uniform.uniform_plan,
+    "## random": uniform.random_plan,
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +104,27 @@ def test_every_method_has_its_section_with_every_option():
         missing = [part for part in parts if part not in sections[name]]
         assert not missing, f"docs/methods.md, {name}: {missing}"
         assert entry.source in sections[name]
+
+
+@pytest.mark.parametrize("heading", DEFAULTS)
+def test_the_defaults_of_the_page_are_those_of_the_code(heading):
+    page = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    section = page.split(f"\n{heading}\n", 1)[1].split("\n#", 1)[0]
+    options = section.split("**Options.**", 1)[1].split("\n\n", 1)[0]
+    written = dict(re.findall(r"`(\w+)`\s\(([\d.]+)", options))
+    defaults = {name: one.default for name, one in inspect.signature(DEFAULTS[heading]).parameters.items()}
+
+    assert written
+    assert {name: float(value) for name, value in written.items()} == {name: defaults[name] for name in written}
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if f"## {name}" in DEFAULTS])
+def test_the_defaults_that_methods_list_are_those_of_the_code(name):
+    found = {option: re.search(r"\(([\d.]+)\)", meaning) for option, meaning in METHODS[name].options.items()}
+    defaults = inspect.signature(DEFAULTS[f"## {name}"]).parameters
+
+    assert any(found.values())
+    for option, value in found.items():
+        # Those of its variants, ConfLayers says in the same line.
+        if value and not (name == "conflayers" and option not in ("interval", "context_window")):
+            assert float(value[1]) == defaults[option].default, option

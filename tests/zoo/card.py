@@ -5,12 +5,14 @@ python tests/zoo/card.py [NAME ...]
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import corpus
@@ -44,14 +46,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "draft-verify": {"method": "draft-verify"},
 }
 DROPOUT = (
-    "with layer dropout: every step draws a strength from 0 to 1, and layers 1 to {last} are left out with\n"
-    "that strength times {low} to {high}, rising with depth"
+    "with layer dropout: one step in {one_in} trains\nall of it; every other step draws a rate from {low} to {high}, "
+    "and leaves out each of the layers {first} to {last} with it"
 )
 CONTROL = "without layer dropout, as a control"
-SECOND_STAGE = (
-    "- Second stage, from the weights as saved: {steps} steps with strengths from {low} to {high}, learning rate\n"
-    "  {learning_rate}, seed {seed}, {minutes} minutes.\n"
-)
 
 
 @dataclass(frozen=True)
@@ -116,42 +114,44 @@ def acceptance(llm: Llm, method: str, **options: Any) -> tuple[int, int]:
     return sum(one.num_draft_tokens for one in stats), sum(one.num_accepted_draft_tokens for one in stats)
 
 
-def held_out_loss(llm: Llm, files: int = 20) -> float:
+def held_out_loss(folder: Path, skipped: Container[int] = (), files: int = 20) -> float:
     """Mean cross-entropy, in nats a token, over the first 1,000 tokens of held-out files."""
-    losses = []
-    for ids in corpus.encode(llm.tokenizer, held_out=True)[:files]:
+    model, losses = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), []
+    model.model.layers = nn.ModuleList(layer for at, layer in enumerate(model.model.layers) if at not in skipped)
+    for ids in corpus.encode(AutoTokenizer.from_pretrained(folder), held_out=True)[:files]:
         row = torch.tensor([ids[:1000]])
         with torch.no_grad():
-            losses.append(float(llm.model(input_ids=row, labels=row).loss))
+            losses.append(float(model(input_ids=row, labels=row, use_cache=False).loss))
     return sum(losses) / len(losses)
 
 
-def measure(folder: Path) -> dict[str, Any]:
-    """Everything on the card that is not known from the training."""
+def measure(folder: Path, always: int) -> dict[str, Any]:
+    """Everything on the card that is not known from the training; the first `always` layers were never left out."""
     llm = conflayers.load(str(folder), dtype="float32")
     texts = continued(llm, prompts()[:PROMPTS])
     sets = skip_sets(llm.body.layers)
     kept = agreements(llm, texts, [Plan.layers(which) for which in sets.values()])
     return {
-        "held_out_loss": round(held_out_loss(llm), 3),
+        "held_out_loss": round(held_out_loss(folder), 3),
+        "least_loss": round(held_out_loss(folder, range(always, llm.body.layers - 1)), 3),
         "agreement_tokens": sum(len(text.tokens) - text.start for text in texts),
         "agreement": {name: round(value, 4) for name, value in zip(sets, kept, strict=True)},
         "acceptance": {name: acceptance(llm, **method) for name, method in METHODS.items()},
     }
 
 
-def second_stage(training: dict[str, Any]) -> str:
-    """A line on the second stage of the training, nothing where there was none."""
-    if (stage := training.get("second_stage")) is None:
-        return ""
-    low, high = stage["strengths"]
-    return SECOND_STAGE.format(**stage, low=low, high=high, minutes=round(stage["seconds"] / 60))
+def how(training: dict[str, Any]) -> str:
+    """What was left out in training."""
+    if training["dropout"] is None:
+        return CONTROL
+    low, high = training["dropout"]
+    first, last, one_in = training["always"], training["layers"] - 2, round(1 / training["whole"])
+    return DROPOUT.format(one_in=one_in, low=low, high=high, first=first, last=last)
 
 
 def readable(card: dict[str, Any]) -> str:
     """The card to be read."""
     training, sets = card["training"], skip_sets(card["training"]["layers"])
-    dropout = training["dropout"]
     rows = [f"| {name} | {len(sets[name])} | {value:.3f} |" for name, value in card["agreement"].items()]
     taken = [
         f"| {name} | {drafted} | {accepted / drafted:.3f} |" if drafted else f"| {name} | 0 | decoded plainly |"
@@ -162,10 +162,11 @@ def readable(card: dict[str, Any]) -> str:
         .read_text()
         .format(
             **training,
-            how=DROPOUT.format(last=training["layers"] - 2, low=dropout[0], high=dropout[1]) if dropout else CONTROL,
+            how=how(training),
             minutes=round(training["seconds"] / 60),
-            second=second_stage(training),
             held_out_loss=card["held_out_loss"],
+            least_loss=card["least_loss"],
+            last=training["layers"] - 2,
             agreement_tokens=card["agreement_tokens"],
             agreement="\n".join(rows),
             acceptance="\n".join(taken),
@@ -183,7 +184,8 @@ def main(names: list[str]) -> None:
     """Measure the models of these names, all without any."""
     for name in names or NAMES:
         folder = HERE / name
-        card = {"training": json.loads((folder / "training.json").read_text()), **measure(folder)}
+        training = json.loads((folder / "training.json").read_text())
+        card = {"training": training, **measure(folder, training["always"])}
         write(folder, card)
         print(name, json.dumps({key: value for key, value in card.items() if key != "training"}))
 

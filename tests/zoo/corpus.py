@@ -19,8 +19,15 @@ HELD_OUT_ONE_IN = 16
 def files(*, held_out: bool) -> list[Path]:
     """The library's files of one part, in a fixed order."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    paths = (path for path in sorted(root.rglob("*.py")) if not LEFT_OUT & set(path.relative_to(root).parts))
+    paths = (path for path in sorted(root.rglob("*.py")) if not is_left_out(path.relative_to(root)))
     return [path for path in paths if is_held_out(path.relative_to(root).as_posix()) == held_out]
+
+
+def is_left_out(path: Path) -> bool:
+    """Whether a file of the library is neither trained on nor held out."""
+    # What a Python was built with is named after its platform (config-3.11-x86_64-linux-gnu, _sysconfigdata__...).
+    built = any(part.startswith(("config-", "_sysconfigdata")) for part in path.parts)
+    return built or bool(LEFT_OUT & set(path.parts))
 
 
 def is_held_out(name: str) -> bool:

@@ -21,17 +21,19 @@ MOST = 64
 def main() -> None:
     """Write held_out.jsonl: a few stretches of 128 tokens of every file, none of them its beginning."""
     tokenizer = AutoTokenizer.from_pretrained(HERE / "dropout-16")
-    found = []
+    learnt, found = list(corpus.texts(held_out=False)), []
     for path in corpus.files(held_out=True):
         text = path.read_text(encoding="utf-8", errors="replace")
         ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         stretches = range(2 * TOKENS, len(ids) - 3 * TOKENS, max((len(ids) - 5 * TOKENS) // PER_FILE, 3 * TOKENS))
-        for start in list(stretches)[:PER_FILE]:
+        for turn, start in enumerate(list(stretches)[:PER_FILE]):
             prompt = tokenizer.decode(ids[start : start + TOKENS])
-            found.append({"prompt": prompt, "source": f"Python's {path.name}, token {start}"})
+            # Some modules have paragraphs of others.
+            if not any(prompt in text for text in learnt):
+                found.append((turn, {"prompt": prompt, "source": f"Python's {path.name}, token {start}"}))
     # In turns, so that neighbours in the list come from different files.
-    found = found[::PER_FILE] + found[1::PER_FILE] + found[2::PER_FILE]
-    lines = [json.dumps(one) for one in found[:MOST]]
+    found.sort(key=lambda one: one[0])
+    lines = [json.dumps(one) for _, one in found[:MOST]]
     (HERE / "held_out.jsonl").write_text("\n".join(lines) + "\n")
     print(f"{len(lines)} prompts")
 

@@ -1,9 +1,7 @@
 """The trained models as regression tests: what skipping keeps on them must not fall by more than noise."""
 
 import json
-import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 from zoo import corpus
@@ -65,12 +63,11 @@ def test_the_dropout_models_have_layers_to_spare_and_the_control_has_not():
 
 
 @each_model
-def test_cards_tell_the_whole_training(name):
+def test_cards_tell_the_training(name):
     training = json.loads((HERE / name / "training.json").read_text())
 
     assert card(name)["training"] == training
     assert (HERE / name / "README.md").read_text() == readable(card(name))
-    assert ("Second stage" in readable(card(name))) == ("second_stage" in training)
 
 
 @each_model
@@ -94,21 +91,8 @@ def test_held_out_prompts_come_from_files_that_the_training_left_out():
     assert len(lines) >= 50
     assert len(set(prompts())) == len(lines)
 
-    left_out, learnt, found = corpus.files(held_out=True), corpus.files(held_out=False), 0
-    # A folder that is called after version and platform has another digest elsewhere.
-    learnt = [path for path in learnt if not path.parent.name.startswith("config-")]
+    left_out, learnt = (list(corpus.texts(held_out=which)) for which in (True, False))
     for line in lines:
-        assert not comes_from(line, learnt), line["source"]
-        found += comes_from(line, left_out)
+        assert not any(line["prompt"] in text for text in learnt), line["source"]
     # Other versions of Python lack some of the files, or have them changed.
-    assert found > len(lines) / 2
-
-
-def comes_from(line: dict, paths: list[Path]) -> bool:
-    name = re.fullmatch(r"Python's (.+\.py), token \d+", line["source"])[1]
-    return any(line["prompt"] in library_text(path) for path in paths if path.name == name)
-
-
-@cache
-def library_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+    assert sum(any(line["prompt"] in text for text in left_out) for line in lines) > len(lines) / 2

@@ -3,8 +3,9 @@
     python tests/zoo/train.py [NAME ...]      all of them without a name
 
 Everything is made from the standard library's source with fixed seeds. The models are trained with layer dropout (as in
-LayerSkip, arXiv 2404.16710, section 4.1, but with a strength drawn anew for every step, so that the whole model
-and much smaller parts of it all learn the task); the control is trained without.
+LayerSkip, arXiv 2404.16710, section 4.1, but with a rate drawn anew for every step, the whole model now and then, and
+the same rate for every layer that is ever left out), so that the whole model and much smaller parts of it all learn
+the task; the control is trained without.
 """
 
 import json
@@ -12,14 +13,13 @@ import math
 import random
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parent))
 import corpus
@@ -33,10 +33,10 @@ class Recipe:
     """One model of the zoo.
 
     Attributes:
-        dropout: layer dropout of the second and of the last but one layer at full strength, linear between; the first
-            and the last layer always run. None for no dropout.
+        dropout: between which the rate of layer dropout is drawn at each step. None for no dropout.
+        always: layers from the first on that always run, as the last one does.
+        whole: share of the steps that train the whole model.
         batch: texts of 256 tokens a step.
-        strengths: between which the strength of each step is drawn.
     """
 
     name: str
@@ -47,21 +47,18 @@ class Recipe:
     kv_heads: int
     steps: int
     dropout: tuple[float, float] | None
+    always: int = 2
+    whole: float = 0.125
     batch: int = 16
     learning_rate: float = 3e-3
     warmup: int = 100
     weight_decay: float = 0.1
     seed: int = 2604
-    strengths: tuple[float, float] = (0.0, 1.0)
-
-
-# A second stage, from the weights as saved: strong dropout only, so that the last layers refine and decide little.
-SECOND = {"steps": 500, "learning_rate": 1e-3, "warmup": 20, "strengths": (0.6, 1.0), "seed": 14612}
 
 
 ZOO = (
-    Recipe("dropout-16", 16, 128, 256, 4, 2, steps=2400, dropout=(0.3, 0.95)),
-    Recipe("dropout-24", 24, 96, 208, 3, 1, steps=2400, dropout=(0.3, 0.95)),
+    Recipe("dropout-16", 16, 128, 256, 4, 2, steps=6000, dropout=(0.5, 0.95)),
+    Recipe("dropout-24", 24, 96, 192, 3, 1, steps=6000, dropout=(0.5, 0.95), always=3),
     Recipe("control-16", 16, 128, 256, 4, 2, steps=800, dropout=None),
 )
 
@@ -83,7 +80,6 @@ def make(recipe: Recipe) -> LlamaForCausalLM:
         eos_token_id=0,
     )
     model = LlamaForCausalLM(config)
-    model.set_attn_implementation("float32_sdpa")
     # Residual branches start small in deep models, as in GPT-2.
     for layer in model.model.layers:
         for branch in (layer.self_attn.o_proj, layer.mlp.down_proj):
@@ -91,32 +87,18 @@ def make(recipe: Recipe) -> LlamaForCausalLM:
     return model
 
 
-def _float32_attention(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: object, **__: object
-) -> tuple[torch.Tensor, None]:
-    # On a CPU the backward pass of attention is faster in float32, that of everything else in bfloat16.
-    with torch.autocast("cpu", enabled=False):
-        mixed = scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=True, enable_gqa=True)
-    return mixed.transpose(1, 2), None
+def kept(recipe: Recipe, draw: random.Random) -> list[int]:
+    """The layers that run in one step."""
+    rate = 0.0
+    if recipe.dropout is not None and draw.random() >= recipe.whole:
+        rate = draw.uniform(*recipe.dropout)
+    inner = range(recipe.always, recipe.layers - 1)
+    return [*range(recipe.always), *(layer for layer in inner if draw.random() >= rate), recipe.layers - 1]
 
 
-AttentionInterface.register("float32_sdpa", _float32_attention)
-
-
-def rates(recipe: Recipe) -> list[float]:
-    """Layer dropout at full strength, by layer."""
-    if recipe.dropout is None:
-        return [0.0] * recipe.layers
-    first, last = recipe.dropout
-    inner = recipe.layers - 2
-    return [0.0, *(first + (last - first) * i / (inner - 1) for i in range(inner)), 0.0]
-
-
-def train(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, start: LlamaForCausalLM | None = None
-) -> dict[str, object]:
+def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
     """Train and save one model; what its card says of the training."""
-    model, drop = start or make(recipe), rates(recipe)
+    model = make(recipe)
     layers = list(model.model.layers)
     text = torch.tensor(list(chain.from_iterable(corpus.encode(tokenizer, held_out=False))))
     optimizer = torch.optim.AdamW(
@@ -128,11 +110,8 @@ def train(
     for step in range(recipe.steps):
         starts = torch.randint(len(text) - CONTEXT, (recipe.batch,), generator=places)
         ids = torch.stack([text[start : start + CONTEXT] for start in starts])
-        strength = draw.uniform(*recipe.strengths)
-        kept = [layer for layer, rate in zip(layers, drop, strict=True) if draw.random() >= strength * rate]
-        model.model.layers = nn.ModuleList(kept)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        model.model.layers = nn.ModuleList(layers[at] for at in kept(recipe, draw))
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -171,13 +150,6 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
 
 
-def load(folder: Path) -> LlamaForCausalLM:
-    """A saved model, to be trained on."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
-    model.set_attn_implementation("float32_sdpa")
-    return model
-
-
 def main(names: list[str]) -> None:
     """Train the models of these names, all without any."""
     known = {recipe.name: recipe for recipe in ZOO}
@@ -186,8 +158,6 @@ def main(names: list[str]) -> None:
     tokenizer = corpus.train_tokenizer()
     for name in names or known:
         facts = train(known[name], tokenizer)
-        if known[name].dropout is not None:
-            facts["second_stage"] = train(replace(known[name], **SECOND), tokenizer, load(HERE / name))
         (HERE / name / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
