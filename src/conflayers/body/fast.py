@@ -27,13 +27,11 @@ from conflayers.body.linears import hooks_of
 from conflayers.body.llama import FastLayer, why_not
 from conflayers.body.native import Native
 from conflayers.body.operators import SHORT, Operators, Seen
-from conflayers.body.passes import Passes
 from conflayers.body.short_passes import ShortPasses
 from conflayers.body.steady import MOST_ROWS, attention_steady
 from conflayers.body.trees import later_mask, text_mask
 from conflayers.body.views import VIEWS
 from conflayers.body.weights import Form, read_weights
-from conflayers.body.whole_pass import WholePass
 from conflayers.plan import FULL, NOTHING, WHOLE, Plan
 
 Masks = torch.Tensor | Mapping[str, torch.Tensor] | None
@@ -46,15 +44,11 @@ class FastBody(ShortPasses):
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy | None = None, layout: str = "auto") -> None:
         super().__init__(model, anatomy)
-        config: Any = model.config
         self.layout = layout
         self._windows = set(self.anatomy.windows)
         self._branches = 1
-        self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self._width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._torch = Operators(self._heads, self._kv_heads, self._width)
         self._native: Native | None = None
-        self._why_not_compiled: str | None = None
         self._seen_weights: Fingerprint | None = None
         self._steady = self._whole_steady = False
         self._hooks: list[Mapping[int, Any]] = []
@@ -124,31 +118,6 @@ class FastBody(ShortPasses):
         except NoKernelsError as error:
             return None, str(error)
 
-    def _passes(self) -> Passes | None:
-        """What short passes are one call of, if anything."""
-        assert self._weights is not None
-        shape = (self._heads, self._kv_heads, self._width, self._weights.norm, self._weights.embedding)
-        found = GraphPass(*shape) if isinstance(self._weights.target.head, Matrix) else WholePass(*shape)
-        there = self._native is not None or isinstance(found, GraphPass)
-        return found if there and found.runs(self._weights.target) else None
-
-    def _look_at_passes(self) -> bool:
-        """Whether rows of short passes have the same bits in any company. Passes that cannot be had are given up."""
-        if self._whole is None:
-            return False
-        assert self._weights is not None
-        try:
-            return self._whole.steady(self._weights.target)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            # An accelerator's kernels are compiled only now, and what compilers raise is their own.
-            if not self._whole.recorded:
-                raise
-            said = str(error).strip().splitlines() or [""]
-            self._whole, self._why_not_compiled = None, f"{type(error).__name__}: {said[-1]}"
-            return False
-
     def prepare(self, plan: Plan) -> None:
         """Make what drafts by `plan` need, which else is made by the first of them."""
         if self._weights is not None and self.fast and plan.precision != NOTHING:
@@ -170,7 +139,8 @@ class FastBody(ShortPasses):
             self.layout = "plain" if self.layout == "plain" else "auto"
             self._seen_weights = Fingerprint.of(model)
             self._native, self._why_not_compiled = self._kernels()
-            self._whole = self._passes() if self._windows == {None} else None
+            compiled = self._native is not None
+            self._whole = self._passes(self._weights, compiled) if self._windows == {None} else None
             self._later, self._angles = torch.empty(0), (torch.empty(0), torch.empty(0))
             shape = (self._heads, self._kv_heads, self._width, model.dtype, model.device)
             self._steady = self._weights.steady and self._windows == {None} and attention_steady(*shape)

@@ -8,11 +8,14 @@ from transformers import PreTrainedModel
 
 from conflayers.body.anatomy import Anatomy
 from conflayers.body.contract import Pass, Step, joined_traces
+from conflayers.body.graphs.graph_pass import GraphPass
+from conflayers.body.graphs.products import Matrix
 from conflayers.body.operators import SHORT
 from conflayers.body.passes import Angles, Passes
 from conflayers.body.portable import PortableBody
 from conflayers.body.sight import Sight
 from conflayers.body.weights import Form, Weights
+from conflayers.body.whole_pass import WholePass
 from conflayers.plan import FULL, Plan
 
 
@@ -21,11 +24,15 @@ class ShortPasses(PortableBody):
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy | None = None) -> None:
         super().__init__(model, anatomy)
+        config: Any = model.config
+        self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self._width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._plan = FULL
         # What `walk` does with each layer.
         self._step: Step | None = None
         self._weights: Weights | None = None
         self._whole: Passes | None = None
+        self._why_not_compiled: str | None = None
         # Of every position.
         self._angles: Angles = (torch.empty(0), torch.empty(0))
 
@@ -33,6 +40,30 @@ class ShortPasses(PortableBody):
     def fast(self) -> bool:
         """Whether passes are this body's own; else they are the model's."""
         raise NotImplementedError
+
+    def _passes(self, weights: Weights, compiled: bool) -> Passes | None:
+        """What short passes are one call of, if anything; on a processor only where operators are compiled."""
+        shape = (self._heads, self._kv_heads, self._width, weights.norm, weights.embedding)
+        found = GraphPass(*shape) if isinstance(weights.target.head, Matrix) else WholePass(*shape)
+        there = compiled or isinstance(found, GraphPass)
+        return found if there and found.runs(weights.target) else None
+
+    def _look_at_passes(self) -> bool:
+        """Whether rows of short passes have the same bits in any company. Passes that cannot be had are given up."""
+        if self._whole is None:
+            return False
+        assert self._weights is not None
+        try:
+            return self._whole.steady(self._weights.target)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            # An accelerator's kernels are compiled only now, and what compilers raise is their own.
+            if not self._whole.recorded:
+                raise
+            said = str(error).strip().splitlines() or [""]
+            self._whole, self._why_not_compiled = None, f"{type(error).__name__}: {said[-1]}"
+            return False
 
     def watched(self) -> Any:
         """See `PortableBody.watched`."""
