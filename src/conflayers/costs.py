@@ -2,7 +2,7 @@
 
 from bisect import bisect
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -93,6 +93,10 @@ def _row_price(sizes: Iterable[tuple[int, float]], before: float | None) -> floa
     return min(_slope(points), DEAREST_ROW * median(single))
 
 
+def _rows(measured: tuple[int, float]) -> int:
+    return measured[0]
+
+
 def _slope(points: list[tuple[int, float]]) -> float:
     middle = sum(rows for rows, _ in points) / len(points)
     spread = sum((rows - middle) ** 2 for rows, _ in points)
@@ -175,7 +179,7 @@ class Costs:
     def plain_step(self) -> float:
         """Seconds of one step of plain decoding."""
         plain = self.passes.get(1)
-        return plain.median if plain is not None else self._pass(1)
+        return plain.median if plain is not None else self._pass(1, self._passes())
 
     @property
     def _row(self) -> float | None:
@@ -202,15 +206,22 @@ class Costs:
 
         Never less than a plain step: where it was, the machine was busier when plain steps were measured.
         """
-        return max(self._pass(rows), self.plain_step)
+        return self.verifications([rows])[0]
 
-    def _pass(self, rows: float) -> float:
-        counts = sorted(self.passes)
-        if not counts:
+    def verifications(self, rows: Sequence[float]) -> list[float]:
+        """`verification` of several sizes."""
+        known, plain = self._passes(), self.plain_step
+        return [max(self._pass(one, known), plain) for one in rows]
+
+    def _passes(self) -> list[tuple[int, float]]:
+        """What was measured, (rows, seconds), by rows."""
+        return [(rows, self.passes[rows].median) for rows in sorted(self.passes)]
+
+    def _pass(self, rows: float, known: list[tuple[int, float]]) -> float:
+        if not known:
             return 0.0
-        above = bisect(counts, rows)
-        low, high = counts[max(above - 1, 0)], counts[min(above, len(counts) - 1)]
-        least, most = self.passes[low].median, self.passes[high].median
+        above = bisect(known, rows, key=_rows)
+        (low, least), (high, most) = known[max(above - 1, 0)], known[min(above, len(known) - 1)]
         if high > low:
             return least + (most - least) * (min(max(rows, low), high) - low) / (high - low)
         return least if self.expected is None else least * self._share(rows) / self._share(low)

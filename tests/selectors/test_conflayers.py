@@ -1,5 +1,8 @@
 """The automatic search: on a body whose drafts and prices are known, and on a model with idle layers planted."""
 
+import itertools
+
+import numpy as np
 import pytest
 from doubles import FakeBody, Ticks, expected, run
 from planted import planted_model
@@ -134,6 +137,18 @@ def test_looks_take_no_more_than_their_share_of_the_time():
 
     looks = stats.select_seconds / 16
     assert 0 < looks < 1.5 * LOOK_STEPS + LOOK_SHARE * stats.total_seconds / 16
+
+
+def test_asking_whether_to_look_takes_nothing_from_the_time_for_looks():
+    def looked_at(tick: float) -> int:
+        body = priced(lambda plan, position: position % 3 != 0)
+        selector, readings = search(body), itertools.count()
+        selector.clock = lambda: body.clock.now + tick * next(readings)
+        decode(body, selector, 1500)
+        return int(np.count_nonzero(selector.shortlist.tried))
+
+    # A round takes a few times 16.
+    assert looked_at(2.0) > 0.5 * looked_at(0.0) > 2
 
 
 def test_when_the_text_changes_the_search_goes_on():

@@ -5,7 +5,9 @@ from doubles import FakeBody, Ticks
 from conflayers.costs import Costs
 from conflayers.expected import LEAST_STEP, Savings
 from conflayers.plan import Plan
-from conflayers.selectors.forecast import ROW, draft_steps, measure, speedups
+from conflayers.selectors.candidates import LEAST
+from conflayers.selectors.forecast import ROW, measure, speedups
+from conflayers.selectors.shortlist import Shortlist
 
 
 def costs(plain: float = 10.0) -> Costs:
@@ -44,10 +46,10 @@ def test_steps_are_as_measured_where_they_were_and_by_the_savings_elsewhere():
     tried, new = Plan.layers([1, 2]), Plan(attention=frozenset([1, 2, 3]), mlp=frozenset([5]))
     known.observe(tried, steps=2, rows=3, kept=1, draft_seconds=16.0, verify_seconds=10.0)
 
-    steps = draft_steps([tried, new, Plan.layers(range(1, 7))], Savings(0.1, 0.05), known)
+    plans = dict.fromkeys([tried, new, Plan.layers(range(1, 7))], LEAST)
 
-    assert steps == pytest.approx([0.8, 1 - 0.3 - 0.05, 0.1])
-    assert draft_steps([new], Savings(0.4, 0.0), known) == [LEAST_STEP]
+    assert Shortlist(plans, 8, Savings(0.1, 0.05)).draft_steps(known) == pytest.approx([0.8, 1 - 0.3 - 0.05, 0.1])
+    assert Shortlist({new: LEAST}, 8, Savings(0.4, 0.0)).draft_steps(known) == [LEAST_STEP]
 
 
 def test_savings_are_measured_by_steps_without_the_inner_layers():

@@ -5,7 +5,7 @@ from conflayers.costs import Costs
 from conflayers.expected import Savings
 from conflayers.plan import Plan
 from conflayers.selectors.candidates import LEAST, VALLEY
-from conflayers.selectors.forecast import draft_steps, speedups
+from conflayers.selectors.forecast import speedups
 from conflayers.selectors.shortlist import ENOUGH, ROUNDS, Shortlist
 
 LAYERS = 10
@@ -43,10 +43,19 @@ def search(listed: Shortlist, acceptance, most: int = 40) -> list[Plan]:
     return looks
 
 
-def test_the_first_looks_are_at_half_and_three_quarters_of_the_layers():
+def test_the_first_looks_are_at_half_three_quarters_and_most_of_the_layers():
     looks = search(shortlist(), lambda plan: 0.9)
 
-    assert looks[:2] == [LEAST_PLANS[3], LEAST_PLANS[5]]
+    assert looks[:3] == [LEAST_PLANS[3], LEAST_PLANS[5], LEAST_PLANS[6]]
+
+
+def test_nobody_who_was_seen_is_hoped_to_miss_nothing():
+    listed = shortlist()
+    for _ in range(3):
+        listed.count(LEAST_PLANS[3], 32, 0, 32, 0)
+
+        hope = listed.hopes()[list(listed.plans).index(LEAST_PLANS[3])]
+        assert 1 - 0.5 / 32 < hope < 1
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0, 4.0, 8.0])
@@ -59,7 +68,7 @@ def test_few_looks_find_a_plan_nearly_as_fast_as_the_best(power, least):
     looks = search(listed, acceptance)
 
     everyone = list(listed.plans)
-    fastest = speedups(np.array([*map(acceptance, everyone)]), draft_steps(everyone, listed.savings, costs()), costs())
+    fastest = speedups(np.array([*map(acceptance, everyone)]), listed.draft_steps(costs()), costs())
     best = leader(listed)[0]
     assert fastest[everyone.index(best)] > 0.97 * fastest.max()
     assert len(set(looks)) <= 12

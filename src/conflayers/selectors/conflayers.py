@@ -32,11 +32,11 @@ from conflayers.selectors.precision import Precisions
 from conflayers.selectors.rule import every_second_layer
 from conflayers.selectors.shortlist import Shortlist
 
-# New tokens that a look takes in: fewer say little, and on a machine where rows are dear more cost much.
-LEAST_LOOK, MOST_LOOK = 16, 32
+# New tokens that a look takes in: fewer say little. Where rows are dear, as many as cost so many plain steps.
+LEAST_LOOK, MOST_LOOK, LOOK_ROWS = 16, 32, 2.0
 # Time that looks may take: a share of all the time so far, and at the start a few plain steps.
 LOOK_SHARE = 0.003
-LOOK_STEPS = 8.0
+LOOK_STEPS = 16.0
 # ... fewer where a text is short, as a share of its tokens.
 MOST_OF_A_TEXT = 0.025
 # Tokens until the search goes on where no candidate promised anything: so many at first, doubled each time.
@@ -137,16 +137,24 @@ class ConfLayers:
         """Count the round, and look at a candidate when it is time."""
         self._tokens += done.kept
         self.contest.observe(done)
-        if self._searching and state.left and self._tokens >= self._not_before and self._confidences is not None:
+        if self._may_search(state):
             begun = self.clock()
             self._search(state)
             self._spent += max(self.clock() - begun, 0.0)
 
+    def _may_search(self, state: State) -> bool:
+        """Whether there are candidates, text to see and time for a look. Asking is not counted: looks would starve."""
+        if not self._searching or not state.left or self._tokens < self._not_before or self._confidences is None:
+            return False
+        if state.generated < LEAST_LOOK or self.contest.measuring:
+            return False
+        steps = min(LOOK_STEPS, MOST_OF_A_TEXT * (self._tokens + state.left))
+        return self._spent <= steps * self.costs.plain_step + LOOK_SHARE * self.contest.losses.elapsed
+
     def _search(self, state: State) -> None:
-        """Look at a candidate, if there is one worth it, time for it and text to see."""
-        count = min(MOST_LOOK, state.generated)
-        if count < LEAST_LOOK or self.contest.measuring or not self._may_spend(state.left):
-            return
+        """Look at a candidate, if there is one worth it."""
+        cheap = LOOK_ROWS * self.costs.plain_step / max(self.costs.row_seconds, 1e-9)
+        count = int(min(max(cheap, LEAST_LOOK), MOST_LOOK, state.generated))
         if self._views.unseen:
             self._views.look(state, count, self.costs)
             self.contest.enter(self._views.forecasts(self.costs))
@@ -173,7 +181,3 @@ class ConfLayers:
         savings = expected or measure(state.body, state.tokens[-1], self.costs.plain_step, self.clock, precision)
         plans = {plan.at(precision): rule for plan, rule in suggest(self._confidences).items()}
         self.shortlist = Shortlist(plans, self.layers, savings, base)
-
-    def _may_spend(self, left: int) -> bool:
-        steps = min(LOOK_STEPS, MOST_OF_A_TEXT * (self._tokens + left))
-        return self._spent <= steps * self.costs.plain_step + LOOK_SHARE * self.contest.losses.elapsed

@@ -1,14 +1,14 @@
 """What a plan is worth before it was ever drafted with: from its acceptance and from what sublayers cost here."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conflayers.body.contract import Body
 from conflayers.costs import Costs
-from conflayers.expected import LEAST_STEP, Savings
+from conflayers.expected import Savings
 from conflayers.plan import FULL, WHOLE, Plan
 from conflayers.selectors.agreement import SIBLINGS
 
@@ -58,15 +58,6 @@ def step_seconds(body: Body, token: int, plan: Plan, clock: Callable[[], float])
     return best
 
 
-def draft_steps(plans: Sequence[Plan], savings: Savings, costs: Costs) -> Array:
-    """Draft steps by these plans as shares of a plain step: as measured where they were, else by the savings."""
-    plain = costs.plain_step
-    shares = [
-        costs.draft_step(plan) / plain if plan in costs.steps and plain > 0 else savings.step(plan) for plan in plans
-    ]
-    return np.asarray(np.maximum(np.array(shares), LEAST_STEP))
-
-
 def speedups(acceptance: Array, draft_step: Array, costs: Costs, nearly: float = 0.0) -> Array:
     """Expected tokens per second over plain decoding's, each at its best draft length; below 1 where none pays.
 
@@ -96,5 +87,5 @@ def _verifications(rows: NDArray[np.int_], costs: Costs) -> Array:
     if not costs.row_known or not costs.plain_step > 0:
         return np.asarray(1 + ROW * (rows - 1))
     # Beyond the sizes that were measured the price of a row goes on.
-    seconds = (max(costs.verification(n), costs.plain_step + costs.row_seconds * (n - 1)) for n in rows.tolist())
-    return np.asarray(np.array(list(seconds)) / costs.plain_step)
+    line = costs.plain_step + costs.row_seconds * (rows - 1)
+    return np.asarray(np.maximum(costs.verifications(rows.tolist()), line) / costs.plain_step)

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conflayers.costs import Costs
-from conflayers.expected import Savings
+from conflayers.expected import LEAST_STEP, Savings
 from conflayers.plan import Plan
 from conflayers.selectors.candidates import LEAST
-from conflayers.selectors.forecast import Array, draft_steps, speedups
+from conflayers.selectors.forecast import Array, speedups
 
 # What an acceptance that is only guessed may be better than the guess.
 HOPE = 0.05
@@ -23,12 +24,14 @@ HOPE = 0.05
 UNKNOWN_RULE = 0.2
 # ... and of how far the guess lies below a smaller size: acceptance falls slowly at first and then fast.
 CURVED = 0.75
+# Misses that a candidate without any is taken to have had, for how good it may be.
+LEAST_MISSED = 0.5
 # Tokens after which a candidate is known well enough; old ones fade as new ones come.
 ENOUGH = 256.0
 # Of the tokens nearly named, how many are taken to be verified: trees are narrow where they are not worth it.
 VERIFIED = 0.5
 # Shares of the layers skipped by the candidates that are looked at first.
-SWEEP = (0.5, 0.75, 0.25)
+SWEEP = (0.5, 0.75, 0.9, 0.25)
 # Rounds that a token looked at is worth: a round brings two or three.
 ROUNDS = 0.4
 
@@ -56,21 +59,28 @@ class Shortlist:
     _missed: float = 0.0
     _nearly: float = 0.0
     _order: list[Plan] = field(init=False)
+    _places: dict[Plan, int] = field(init=False)
     _sizes: Array = field(init=False)
+    _rules: dict[str, NDArray[np.bool_]] = field(init=False)  # who comes from each
+    _saved: Array = field(init=False)  # draft steps by the savings
     _sweep: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self._order = list(self.plans)
+        self._places = {plan: at for at, plan in enumerate(self._order)}
+        rules = np.array(list(self.plans.values()))
+        self._rules = {rule: rules == rule for rule in set(self.plans.values())}
+        self._saved = np.array([self.savings.step(plan) for plan in self._order])
         self.tried, self.agreed = np.zeros(len(self._order)), np.zeros(len(self._order))
         self.latest = np.full(len(self._order), -np.inf)
         self._sizes = np.array([float(plan.skipped) for plan in self._order])
-        sizes = np.where([rule == LEAST for rule in self.plans.values()], self._sizes, np.inf)
+        sizes = np.where(rules == LEAST, self._sizes, np.inf)
         wanted = (share * 2 * (self.layers - 2) for share in SWEEP)
         self._sweep = list(dict.fromkeys(int(np.abs(sizes - size).argmin()) for size in wanted))
 
     def count(self, plan: Plan, agreed: float, nearly: float, tried: int, now: int) -> None:
         """A look, when the task had `now` tokens: of the last `tried` the candidate named `agreed`, others `nearly`."""
-        at = self._order.index(plan)
+        at = self._places[plan]
         if self.tried[at] + tried > ENOUGH:
             kept = max(ENOUGH - tried, 0.0) / self.tried[at]
             self.tried[at] *= kept
@@ -83,15 +93,29 @@ class Shortlist:
 
     def fresh(self, plan: Plan, now: int) -> float:
         """Tokens that came since a candidate was last looked at."""
-        return float(now - self.latest[self._order.index(plan)])
+        return float(now - self.latest[self._places[plan]])
 
     def acceptance(self, plan: Plan) -> float:
         """What share of the tokens a candidate is thought to name, 0 to 1."""
-        return float(self._rates()[self._order.index(plan)])
+        return float(self._rates()[self._places[plan]])
 
     def seen(self, plan: Plan) -> float:
         """Tokens a candidate was looked at on, as far as they are remembered."""
-        return float(self.tried[self._order.index(plan)])
+        return float(self.tried[self._places[plan]])
+
+    def hopes(self) -> Array:
+        """Of each candidate, acceptance by an optimistic reading: as seen and an error, as guessed and a bit."""
+        rates, seen = self._rates(), self.tried > 0
+        points, heights = self._heights()
+        smaller = heights[np.searchsorted(points, self._sizes, side="right") - 1]
+        guessed = HOPE + CURVED * np.maximum(smaller - rates, 0)
+        for members in self._rules.values():
+            if not (members & seen).any():
+                guessed[members] += UNKNOWN_RULE
+        # However few its misses were, nobody is hoped to have none.
+        missed, known = np.maximum(1 - rates, LEAST_MISSED / (self.tried + 1)), self.tried + 1
+        errors = np.sqrt((rates * (1 - rates) + 0.25 / known) / known)
+        return np.where(seen, 1 - missed * np.exp(-errors / missed), np.minimum(rates + guessed, 1.0))
 
     def next(self, costs: Costs, to_beat: float) -> Plan | None:
         """Whoever is worth a look most.
@@ -100,8 +124,7 @@ class Shortlist:
             costs: what verifications take.
             to_beat: the speedup that a candidate must hope for to be worth a look.
         """
-        rates = self._rates()
-        hopes = self._forecast(np.minimum(rates + self._errors(rates), 1.0), costs)
+        hopes = self._forecast(self.hopes(), costs)
         hopes[self.tried >= ENOUGH] = -np.inf
         first = [at for at in self._sweep if not self.tried[at] and hopes[at] > to_beat]
         at = first[0] if first else int(hopes.argmax())
@@ -114,8 +137,16 @@ class Shortlist:
         looked_at = np.flatnonzero(self.tried).tolist()
         return {self._order[at]: (float(expected[at]), ROUNDS * float(self.tried[at])) for at in looked_at}
 
+    def draft_steps(self, costs: Costs) -> Array:
+        """Of each candidate, as shares of a plain step: as measured where they were, else by the savings."""
+        steps, plain = self._saved.copy(), costs.plain_step
+        for plan in costs.steps if plain > 0 else ():
+            if plan in self._places:
+                steps[self._places[plan]] = max(costs.draft_step(plan) / plain, LEAST_STEP)
+        return steps
+
     def _forecast(self, acceptance: Array, costs: Costs) -> Array:
-        return speedups(acceptance, draft_steps(self._order, self.savings, costs), costs, self._caught)
+        return speedups(acceptance, self.draft_steps(costs), costs, self._caught)
 
     @property
     def _caught(self) -> float:
@@ -127,22 +158,11 @@ class Shortlist:
         seen = self.tried > 0
         line = np.asarray(np.interp(self._sizes, *self._heights()))
         rates = (self.agreed + line) / (self.tried + 1)
-        rules = np.array(list(self.plans.values()))
-        for rule in set(rules[~seen]) - {LEAST}:
-            like = seen & (rules == rule)
-            below = float((rates[like] - line[like]).mean()) if like.any() else 0.0
-            line[rules == rule] += min(below, 0.0)
+        for rule, members in self._rules.items():
+            like = seen & members
+            if rule != LEAST and like.any():
+                line[members] += min(float((rates[like] - line[like]).mean()), 0.0)
         return np.where(seen, rates, np.clip(line, 0, 1))
-
-    def _errors(self, rates: Array) -> Array:
-        """Standard errors of what was seen; of a guess, a share of how far it lies below the next smaller size."""
-        seen = self.tried > 0
-        points, heights = self._heights()
-        smaller = heights[np.searchsorted(points, self._sizes, side="right") - 1]
-        guessed = HOPE + CURVED * np.maximum(smaller - rates, 0)
-        rules = np.array(list(self.plans.values()))
-        guessed[~np.isin(rules, rules[seen])] += UNKNOWN_RULE
-        return np.where(seen, np.sqrt((rates * (1 - rates) + 0.25 / (self.tried + 1)) / (self.tried + 1)), guessed)
 
     def _heights(self) -> tuple[Array, Array]:
         """By size: from `base` where nothing is skipped through the best of each size looked at to 0 where all is."""
