@@ -50,6 +50,7 @@ TITLES = {
     "fixed:other": "plan searched on HumanEval",
     "fixed:oracle": "best set of a greedy search beforehand",
     "uniform:skip_ratio=0.5": "`uniform`, every second layer",
+    "random": "`random` sublayers",
     **{name: f"its rule, lambda {name.rpartition('=')[2]} by hand" for name in RULE},
 }
 
@@ -97,9 +98,13 @@ DRAFTS = ["conflayers", "view:precision=int8", "view:precision=int4", "lookup"]
 ZOO = ["hf", "conflayers", *RULE, *OTHERS]
 
 
+def _draft_verify(model: str, method: str = "draft-verify") -> dict[str, tuple[str, Sequence[str]]]:
+    return {"draft-verify": (method, _searched(model, HELD_OUT, "--method draft-verify --budget 90"))}
+
+
 def _zoo(title: str, name: str) -> Run:
     model = f"tests/zoo/{name}"
-    plans = {"draft-verify": ("draft-verify", _searched(model, HELD_OUT, "--method draft-verify --budget 90"))}
+    plans = _draft_verify(model)
     return Run(
         title, model, ZOO, _words(f"--data {HELD_OUT} --limit 50 {EACH}"), plans | _oracle(model), compiled=False
     )
@@ -107,7 +112,8 @@ def _zoo(title: str, name: str) -> Run:
 
 def _few(title: str, name: str) -> Run:
     """The zoo's models by the methods that matter most."""
-    model, methods = f"tests/zoo/{name}", ["hf", "auto", "conflayers", RULE[1], "lookup", "uniform:skip_ratio=0.5"]
+    methods = ["hf", "auto", "conflayers", *RULE, "clasp", "lookup", "uniform:skip_ratio=0.5"]
+    model = f"tests/zoo/{name}"
     return Run(title, model, methods, _words(f"--data {HELD_OUT} --limit 50 {EACH}"), _oracle(model))
 
 
@@ -124,13 +130,14 @@ RUNS = {
     "control": Run(
         "control, 16 layers without layer dropout",
         "tests/zoo/control-16",
-        ["hf", "auto", "conflayers", *_guarded([RULE[0], *OTHERS])],
+        ["hf", "auto", "conflayers", *_guarded([*RULE, *OTHERS, "random"])],
         _words(f"--data {HELD_OUT} --limit 50 {EACH}"),
+        _draft_verify("tests/zoo/control-16", "draft-verify:fallback=true"),
     ),
     "smollm2": Run(
         "SmolLM2-135M",
         "smollm2",
-        ["hf", "hf-lookup", "auto", "conflayers", *_guarded([RULE[1], *OTHERS])],
+        ["hf", "hf-lookup", "auto", "conflayers", *_guarded([*RULE, *OTHERS])],
         _words("--data prompts --limit 6 --max-new-tokens 128 --dtype float32 --threads 2"),
     ),
     "bf16": Run(
