@@ -93,10 +93,6 @@ def _row_price(sizes: Iterable[tuple[int, float]], before: float | None) -> floa
     return min(_slope(points), DEAREST_ROW * median(single))
 
 
-def _rows(measured: tuple[int, float]) -> int:
-    return measured[0]
-
-
 def _slope(points: list[tuple[int, float]]) -> float:
     middle = sum(rows for rows, _ in points) / len(points)
     spread = sum((rows - middle) ** 2 for rows, _ in points)
@@ -179,7 +175,7 @@ class Costs:
     def plain_step(self) -> float:
         """Seconds of one step of plain decoding."""
         plain = self.passes.get(1)
-        return plain.median if plain is not None else self._pass(1, self._passes())
+        return plain.median if plain is not None else self._pass(1, sorted(self.passes))
 
     @property
     def _row(self) -> float | None:
@@ -210,18 +206,15 @@ class Costs:
 
     def verifications(self, rows: Sequence[float]) -> list[float]:
         """`verification` of several sizes."""
-        known, plain = self._passes(), self.plain_step
-        return [max(self._pass(one, known), plain) for one in rows]
+        counts, plain = sorted(self.passes), self.plain_step
+        return [max(self._pass(one, counts), plain) for one in rows]
 
-    def _passes(self) -> list[tuple[int, float]]:
-        """What was measured, (rows, seconds), by rows."""
-        return [(rows, self.passes[rows].median) for rows in sorted(self.passes)]
-
-    def _pass(self, rows: float, known: list[tuple[int, float]]) -> float:
-        if not known:
+    def _pass(self, rows: float, counts: list[int]) -> float:
+        if not counts:
             return 0.0
-        above = bisect(known, rows, key=_rows)
-        (low, least), (high, most) = known[max(above - 1, 0)], known[min(above, len(known) - 1)]
+        above = bisect(counts, rows)
+        low, high = counts[max(above - 1, 0)], counts[min(above, len(counts) - 1)]
+        least, most = self.passes[low].median, self.passes[high].median
         if high > low:
             return least + (most - least) * (min(max(rows, low), high) - low) / (high - low)
         return least if self.expected is None else least * self._share(rows) / self._share(low)

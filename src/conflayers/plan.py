@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Plan:
     attention: frozenset[int] = frozenset()
     mlp: frozenset[int] = frozenset()
     precision: str = WHOLE
+    # Plans are looked up in every round, and sets of layers take a while to hash.
+    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -46,6 +48,11 @@ class Plan:
             wrong = next((index for index in indices if type(index) is not int or index < 0), None)
             if wrong is not None:
                 raise PlanError(f"the plan skips layer {wrong!r}, but layers are whole numbers from 0 on")
+        # Of numbers only: a plan that was pickled elsewhere has the same.
+        object.__setattr__(self, "_hash", hash((self.attention, self.mlp, PRECISIONS.index(self.precision))))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @classmethod
     def layers(cls, indices: Iterable[int]) -> "Plan":

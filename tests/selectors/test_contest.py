@@ -1,5 +1,8 @@
 """Plans in turns on a machine whose times are known: who is drafted with how often, and what that may cost."""
 
+import itertools
+import random
+
 import pytest
 
 from conflayers.costs import Costs
@@ -189,3 +192,21 @@ def test_a_clock_that_stands_still_harms_nothing():
     machine.rounds(60)
 
     assert machine.tokens >= 60
+
+
+def test_who_is_drawn_again_has_longer_turns_up_to_four_lengths():
+    turns = []
+
+    class Chance(random.Random):
+        def gauss(self, mu: float, sigma: float) -> float:
+            turns.append(machine.tokens)
+            return mu
+
+    machine = Machine({GOOD: 1}, fallback=False)
+    machine.contest.begin_with(GOOD)
+    machine.contest._chance = Chance()
+    machine.rounds(100)
+
+    # Two tokens a round; rounds are counted behind the draw.
+    lengths = [(later - before) // 2 for before, later in itertools.pairwise(turns)]
+    assert lengths[:6] == [4, 8, 12, 16, 16, 16]

@@ -36,7 +36,7 @@ from conflayers.selectors.shortlist import Shortlist
 LEAST_LOOK, MOST_LOOK, LOOK_ROWS = 16, 32, 2.0
 # Time that looks may take: a share of all the time so far, and at the start a few plain steps.
 LOOK_SHARE = 0.003
-LOOK_STEPS = 16.0
+LOOK_STEPS = 12.0
 # ... fewer where a text is short, as a share of its tokens.
 MOST_OF_A_TEXT = 0.025
 # Tokens until the search goes on where no candidate promised anything: so many at first, doubled each time.
@@ -149,7 +149,10 @@ class ConfLayers:
         if state.generated < LEAST_LOOK or self.contest.measuring:
             return False
         steps = min(LOOK_STEPS, MOST_OF_A_TEXT * (self._tokens + state.left))
-        return self._spent <= steps * self.costs.plain_step + LOOK_SHARE * self.contest.losses.elapsed
+        if self._spent <= steps * self.costs.plain_step + LOOK_SHARE * self.contest.losses.elapsed:
+            return True
+        self._not_before = self._tokens + LEAST_LOOK
+        return False
 
     def _search(self, state: State) -> None:
         """Look at a candidate, if there is one worth it."""

@@ -31,6 +31,8 @@ BELIEVED = 32.0
 GIVEN = (1.1, 4.0)
 # What was gained may be lost again up to this share of the time: it is staked on finding more.
 CREDIT = 0.25
+# Who is drawn again has a turn longer by one length, up to so many: draws take time too, and tell the less the surer.
+LONGEST = 4
 # Plain decoding goes on for so many times as many rounds as a plan before there is another draw.
 PLAIN = 4
 # Plain steps measured before anything is compared with them, and again after so many rounds: the price of a plain step
@@ -93,6 +95,7 @@ class Contest:
     _turn: Yield = field(default_factory=Yield)  # of the plan at present, not counted yet
     _paused: bool = False  # since too much was lost
     _left: int = 0  # rounds until the next draw
+    _again: int = 0  # how often the plan at present was drawn in a row
     _plain_rounds: int = 0
     _since_plain: int = 0
     _burnt_in: dict[Plan, int] = field(default_factory=dict)
@@ -173,9 +176,10 @@ class Contest:
     def _known(self, plan: Plan, bias: float) -> tuple[float, float]:
         """The speedup expected of a plan, and its standard error."""
         forecast, weight = self.forecasts.get(plan, GIVEN)
-        seen = self.live.get(plan, Yield())
-        rounds = weight + seen.rounds
-        speedup = (weight * forecast * bias + seen.rounds * self._speeds.get(plan, 1.0)) / rounds
+        seen = self.live.get(plan)
+        live = 0.0 if seen is None else seen.rounds
+        rounds = weight + live
+        speedup = (weight * forecast * bias + live * self._speeds.get(plan, 1.0)) / rounds
         return speedup, SPREAD * speedup / (rounds + 1) ** 0.5
 
     def _count(self, plan: Plan, done: Round) -> None:
@@ -205,13 +209,15 @@ class Contest:
             self._say(best, known)
         self._best = best
         self._paused = self.fallback and (self.losses.exceeded or (self._paused and not self.losses.forgiven))
+        before = self.current
         self.current, highest = self._least(known)
         for plan, (speedup, error) in known.items() if not self._paused else ():
             drawn = self._chance.gauss(speedup, error)
             if drawn > highest:
                 self.current, highest = plan, drawn
+        self._again = min(self._again + 1, LONGEST) if self.current == before else 1
         # Plain steps tell nothing new.
-        self._left = self.length if self.current is not None else PLAIN * self.length
+        self._left = self.length * (PLAIN if self.current is None else self._again)
 
     def _least(self, known: Mapping[Plan, tuple[float, float]]) -> tuple[Plan | None, float]:
         """What is done if no draw is higher, and how high that is: plainly, or by lookups while they cost nothing."""

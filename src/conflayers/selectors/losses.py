@@ -43,7 +43,7 @@ class Losses:
     @property
     def exceeded(self) -> bool:
         """Whether more was lost than may be."""
-        return self.lost > self.allowed
+        return self.lost > 0 and self.lost > self.allowed
 
     @property
     def forgiven(self) -> bool:
