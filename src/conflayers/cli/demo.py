@@ -1,5 +1,6 @@
 """`conflayers demo`: the whole story on one small model, in a minute or two."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -9,6 +10,15 @@ from conflayers.cli.console import load_model, out, print_json
 from conflayers.cli.generate import Request, answer, report
 
 PROMPT = "Explain to a curious child, step by step, why the sky is blue during the day and red at sunset."
+
+# A text repeats itself where more than this share of its stretches of so many tokens stood in it before.
+LOOPS, STRETCH = 0.5, 8
+
+
+def repeated(tokens: Sequence[int]) -> float:
+    """Share of the stretches of eight tokens that stood in the text before, 0 to 1; 0 for shorter texts."""
+    stretches = [tuple(tokens[at : at + STRETCH]) for at in range(len(tokens) - STRETCH + 1)]
+    return 1 - len(set(stretches)) / len(stretches) if stretches else 0.0
 
 
 def run(
@@ -46,5 +56,10 @@ def run(
         runs = "once each" if repeat == 1 else f"{repeat} times each, in turns"
         console.print(f"\nThe same prompt {runs}, at most {max_new_tokens} new tokens; tokens/s over all runs:")
         report(result, rows)
+        if repeated(result.token_ids) > LOOPS:
+            console.print(
+                "\nMost of this text repeats itself, as greedy texts of small models do, and drafts of it are easy:\n"
+                "these factors are no measure of other texts."
+            )
         console.print()
     print_json(document(llm, result, rows, **request.values()))
