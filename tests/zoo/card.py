@@ -30,6 +30,8 @@ HERE = Path(__file__).parent
 NAMES = ("dropout-16", "dropout-24", "control-16")
 # Prompts, and tokens generated after each, that agreements and acceptances are measured on.
 PROMPTS, NEW_TOKENS = 12, 64
+# Tokens of a stretch of text in training.
+CONTEXT = 256
 # Drafts of four tokens whatever the machine's times are: acceptance is then a property of weights and method alone.
 CHAIN = {"draft_length": 4, "tree": "none"}
 METHODS: dict[str, dict[str, Any]] = {
@@ -115,13 +117,14 @@ def acceptance(llm: Llm, method: str, **options: Any) -> tuple[int, int]:
 
 
 def held_out_loss(folder: Path, skipped: Container[int] = (), files: int = 20) -> float:
-    """Mean cross-entropy, in nats a token, over the first 1,000 tokens of held-out files."""
+    """Mean cross-entropy, in nats a token, over stretches of held-out files as long as the training's: four of each."""
     model, losses = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), []
     model.model.layers = nn.ModuleList(layer for at, layer in enumerate(model.model.layers) if at not in skipped)
     for ids in corpus.encode(AutoTokenizer.from_pretrained(folder), held_out=True)[:files]:
-        row = torch.tensor([ids[:1000]])
-        with torch.no_grad():
-            losses.append(float(model(input_ids=row, labels=row, use_cache=False).loss))
+        for start in range(0, min(len(ids) - 1, 4 * CONTEXT), CONTEXT):
+            row = torch.tensor([ids[start : start + CONTEXT]])
+            with torch.no_grad():
+                losses.append(float(model(input_ids=row, labels=row, use_cache=False).loss))
     return sum(losses) / len(losses)
 
 
