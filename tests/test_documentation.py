@@ -125,6 +125,6 @@ def test_the_defaults_that_methods_list_are_those_of_the_code(name):
 
     assert any(found.values())
     for option, value in found.items():
-        # Those of its variants, ConfLayers says in the same line.
+        # ConfLayers' lines also give the defaults of its variants.
         if value and not (name == "conflayers" and option not in ("interval", "context_window")):
             assert float(value[1]) == defaults[option].default, option

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from conflayers.costs import Costs
-from conflayers.plan import Plan
+from conflayers.plan import LOOKUP, Plan
 from conflayers.round import Round
 from conflayers.selectors.contest import BURN_IN, GIVEN, REVIEW, WARM_UP, Contest
 from conflayers.selectors.losses import SHARE, STEPS
@@ -26,8 +26,8 @@ class Machine:
 
     def round(self) -> Plan | None:
         plan = self.contest.chosen
-        if plan is None:
-            done = Round(None, 0, 0, 1, 0.0, self.plain, None)
+        if plan is None or plan == LOOKUP:  # nothing is found
+            done = Round(plan, 0, 0, 1, 0.0, self.plain, None)
         else:
             accepted = self.acceptance[plan]
             done = Round(plan, 2, accepted, accepted + 1, 2 * self.draft, self.verify, None)
@@ -210,3 +210,40 @@ def test_who_is_drawn_again_has_longer_turns_up_to_four_lengths():
     # Two tokens a round; rounds are counted behind the draw.
     lengths = [(later - before) // 2 for before, later in itertools.pairwise(turns)]
     assert lengths[:6] == [4, 8, 12, 16, 16, 16]
+
+
+def test_somebody_new_need_not_wait_for_the_end_of_a_long_turn():
+    waited = []
+    for seed in range(20):
+        machine = Machine({FAIR: 1, GOOD: 2})
+        machine.contest._chance = random.Random(seed)
+        machine.contest.enter({FAIR: HOPEFUL})
+        machine.rounds(80)
+        machine.contest.enter({GOOD: (1.8, 16.0)})
+        waited.append(machine.rounds(60).index(GOOD))
+
+    # A turn has four rounds at first and sixteen at most.
+    assert sum(waited) / len(waited) < 10
+
+
+def test_lookups_that_find_nothing_give_way_at_once_to_what_was_looked_at():
+    machine = Machine({GOOD: 2})
+    machine.contest = Contest(4, True, Costs(layers=3), lookup=True)
+    machine.rounds(60)
+    assert machine.contest.current == LOOKUP
+    machine.contest.enter({GOOD: (1.8, 16.0)})
+
+    assert GOOD in machine.rounds(3)
+
+
+def test_a_fall_ends_a_long_turn():
+    drafted = []
+    for seed in range(20):
+        machine = Machine({GOOD: 2})
+        machine.contest._chance = random.Random(seed)
+        machine.contest.enter({GOOD: HOPEFUL})
+        machine.rounds(200)
+        machine.acceptance[GOOD] = 0
+        drafted.append(machine.rounds(100).count(GOOD))
+
+    assert sum(drafted) / len(drafted) < 30

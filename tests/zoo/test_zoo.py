@@ -1,6 +1,7 @@
 """The trained models as regression tests: what skipping keeps on them must not fall by more than noise."""
 
 import json
+import sys
 from functools import cache
 
 import pytest
@@ -14,6 +15,8 @@ from conflayers.plan import Plan
 # Rounding differs between machines, and a near-tie that falls the other way changes the rest of a text.
 SIGMAS = 3.0
 MOST_BYTES = 16_000_000
+# The Python whose library the models were trained on.
+MADE_WITH = (3, 11)
 
 each_model = pytest.mark.parametrize("name", NAMES)
 
@@ -92,7 +95,7 @@ def test_held_out_prompts_come_from_files_that_the_training_left_out():
     assert len(set(prompts())) == len(lines)
 
     left_out, learnt = (list(corpus.texts(held_out=which)) for which in (True, False))
-    for line in lines:
+    for line in lines if sys.version_info[:2] == MADE_WITH else ():
         assert not any(line["prompt"] in text for text in learnt), line["source"]
-    # Other versions of Python lack some of the files, or have them changed.
+    # Other versions of Python lack some of the files, or have them changed or elsewhere.
     assert sum(any(line["prompt"] in text for text in left_out) for line in lines) > len(lines) / 2

@@ -53,7 +53,7 @@ class ConfLayers:
         layers: decoder layers of the model.
         fallback: whether plain decoding is among the choices.
         costs: what draft steps and verifications take.
-        interval: rounds of a turn, 1 or more.
+        interval: rounds of a first turn, 1 or more; later ones are up to four times as long.
         context_window: tokens of the prompt whose confidences are averaged, 1 or more.
         views: whether drafts may be of lower precision too, where that is faster.
         lookup: whether tokens are also looked up in the text.

@@ -71,7 +71,7 @@ class Contest:
     """Plans in turns.
 
     Attributes:
-        length: rounds between two draws.
+        length: rounds of a first turn; later ones are up to four times as long.
         fallback: whether plain decoding takes part.
         lookup: whether the plan `LOOKUP` takes part, from the start: where nothing is found it is plain decoding.
         costs: what draft steps and verifications take; whoever runs the rounds lets it observe them first.
@@ -141,8 +141,8 @@ class Contest:
     def enter(self, forecasts: Mapping[Plan, tuple[float, float]]) -> None:
         """Let these plans take part from the next draw on."""
         self.forecasts.update(forecasts)
-        if self.current is None:
-            self._left = 0
+        # A long turn is for want of anybody new.
+        self._left = 0 if self.current in (None, LOOKUP) else min(self._left, self.length)
 
     def observe(self, done: Round) -> None:
         """Learn from one round, and draw when it is time."""
@@ -153,7 +153,8 @@ class Contest:
         elif done.drafted or done.plan == LOOKUP:
             self._since_plain += bool(done.drafted)
             self._count(done.plan, done)
-        if not self.measuring and (self._left <= 0 or self._too_much_lost):
+        over = self._left <= 0 or (self._left % self.length == 0 and self._fell)
+        if not self.measuring and (over or self._too_much_lost):
             self._draw()
 
     @property
@@ -194,7 +195,7 @@ class Contest:
 
     def _draw(self) -> None:
         if self.current is not None and self._turn.rounds:
-            self._forget(self.current)
+            self._forget()
             self.live.setdefault(self.current, Yield()).merge(self._turn, MEMORY)
             self._turn = Yield()
         if self._since_plain >= REVIEW and self._measure_plain_steps():
@@ -226,13 +227,21 @@ class Contest:
         free = self.lookup and not self._paused and known[LOOKUP][0] >= HARMLESS
         return (LOOKUP if free else None), 1.0
 
-    def _forget(self, plan: Plan) -> None:
+    @property
+    def _fell(self) -> bool:
+        """Whether the turn at present brings so much less than its plan did before that the text must have changed."""
+        plan = self.current
+        seen = None if plan is None else self.live.get(plan)
+        if plan is None or seen is None or not self._turn.rounds:
+            return False
+        straying: float = CHANGED * DIFFER / self._turn.rounds**0.5
+        return self._turn.speedup(plan, self.costs) < seen.speedup(plan, self.costs) * (1 - straying)
+
+    def _forget(self) -> None:
         """Let rounds before this turn count for less; for much less if it went as chance hardly explains."""
         kept = max(1 - self._turn.rounds / MEMORY, 0.0)
-        if seen := self.live.get(plan):
-            expected, straying = seen.speedup(plan, self.costs), CHANGED * DIFFER / self._turn.rounds**0.5
-            if self._turn.speedup(plan, self.costs) < expected * (1 - straying):
-                kept = FADED
+        if self._fell:
+            kept, self._again = FADED, 0
         for other, seen in list(self.live.items()):
             seen.fade(kept)
             if seen.rounds < 1:

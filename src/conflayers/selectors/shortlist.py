@@ -154,7 +154,7 @@ class Shortlist:
         return VERIFIED * self._nearly / max(self._missed, 1.0)
 
     def _rates(self) -> Array:
-        """Acceptance as seen, with the weight of one token against it; as guessed where nothing was seen."""
+        """Acceptance as seen, drawn to the line by the weight of one token; as guessed where nothing was seen."""
         seen = self.tried > 0
         line = np.asarray(np.interp(self._sizes, *self._heights()))
         rates = (self.agreed + line) / (self.tried + 1)
