@@ -23,7 +23,8 @@ def search_share(stats: list[Stats]) -> float:
 
 
 def test_passes_of_a_search_count_as_its_time():
-    window = {"context_window": 32, "bayes_interval": 0}
+    # No candidate is good enough, so that the search goes on.
+    window = {"context_window": 32, "bayes_interval": 0, "max_score": 1.0}
     swift = search_share(totals("swift", **window))
 
     # A candidate after every round behind the window, each a pass over it: their own code took 42 to 57%.
@@ -39,5 +40,5 @@ def test_a_stop_at_a_confidence_of_08_leaves_drafts_about_one_token_deep():
         for found in [totals("uniform", draft_length=length, tree="none", skip_ratio=0.8)]
     }
 
-    assert depth["confidence"] < 2.5
-    assert depth["gain"] > depth["confidence"] + 0.5
+    assert depth["confidence"] < 1.6
+    assert depth["gain"] > depth["confidence"] + 0.15
