@@ -1,6 +1,7 @@
 import pytest
 
 from conflayers.costs import LEAST_ROW, RECENT, RECKONED, Costs, Yield
+from conflayers.expected import Expected, Savings
 from conflayers.plan import Plan
 
 PLAN = Plan.layers([1])
@@ -56,6 +57,27 @@ def test_a_step_in_lower_precision_costs_what_was_measured():
     whole = Plan(mlp=frozenset({1}))
     costs.observe(whole, steps=4, rows=5, kept=3, draft_seconds=8.0, verify_seconds=14.0)
     assert costs.draft_step(whole) == 7.5
+
+
+def test_plans_have_prices_of_the_same_time_where_steps_are_expected():
+    known = Expected(100, ((1, 1.0), (2, 1.0)), {"whole": Savings(0.1, 0.1)})
+    costs = Costs(layers=4, expectations=(known,))
+    costs.begin(100)
+    more, less = Plan.layers([1, 2]), Plan.layers([1])
+    for _ in range(3):
+        observe(costs, None, 0, 0.0, 10.0)
+    # Drafts were twice as slow as expected while the first one had its turn, and then as fast.
+    for _ in range(RECENT):
+        observe(costs, more, 4, 4 * 12.0, 14.0)
+    assert (costs.draft_step(more), costs.draft_step(less)) == pytest.approx((12.0, 16.0))
+    for _ in range(RECENT):
+        observe(costs, less, 4, 4 * 8.0, 14.0)
+    assert (costs.draft_step(more), costs.draft_step(less)) == pytest.approx((6.0, 8.0))
+
+    # Nothing is expected of lower precision here.
+    view = Plan(precision="int4")
+    observe(costs, view, 4, 8.0, 14.0)
+    assert costs.draft_step(view) == 2.0
 
 
 def test_times_that_no_clock_can_have_measured_are_left_out():

@@ -106,6 +106,7 @@ class Costs:
     Attributes:
         layers: decoder layers of the model; None if not known.
         steps, passes: what was measured.
+        drifts: by precision, what draft steps took over what was expected of them.
         lately: seconds and tokens of the last rounds.
         expectations: by context, what stands in for everything that was not measured yet.
         expected: the one for the request at present; None if there is none.
@@ -115,6 +116,7 @@ class Costs:
 
     layers: int | None = None
     steps: dict[Plan, Recent] = field(default_factory=dict)
+    drifts: dict[str, Recent] = field(default_factory=dict)
     passes: dict[int, Recent] = field(default_factory=dict)
     lately: Lately = field(default_factory=Lately)
     token_seconds: float = 0.0
@@ -145,6 +147,8 @@ class Costs:
             if plan not in self.steps:
                 self.steps[plan] = Recent()
             self.steps[plan].add(draft_seconds / steps)
+            if expected := self._expected_step(plan):
+                self.drifts.setdefault(plan.precision, Recent()).add(draft_seconds / steps / expected)
         if verify_seconds > 0:
             if rows not in self.passes:
                 self.passes[rows] = Recent()
@@ -232,15 +236,22 @@ class Costs:
         return None if share is None else share * self.plain_step
 
     def draft_step(self, plan: Plan) -> float:
-        """Seconds of one draft step, as far as measured; until then what is expected, or else a plain step's.
+        """Seconds of one draft step: what is expected of it times what steps of its precision lately were off by.
+
+        So all plans have prices of the same time: one that drafted last while the machine was busy would seem slow for
+        as long as others are better. Where nothing is expected it is what was measured, and before that a plain step's.
 
         Never less than the share of a plain step that still runs, for the same reason, where one was measured; what
         runs in lower precision may cost anything.
         """
-        if plan not in self.steps:
-            expected = self._expected_step(plan)
-            return self.plain_step if expected is None else expected
-        measured = self.steps[plan].median
+        expected = self._expected_step(plan)
+        if plan not in self.steps and expected is None:
+            return self.plain_step
+        drift = self.drifts.get(plan.precision)
+        if expected is None:
+            measured = self.steps[plan].median
+        else:
+            measured = expected if drift is None else expected * drift.median
         if self.layers is None or not self.known or plan.precision != WHOLE:
             return measured
         return max(measured, (1 - plan.skip_ratio(self.layers)) * self.plain_step)

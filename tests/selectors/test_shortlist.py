@@ -6,7 +6,7 @@ from conflayers.expected import Savings
 from conflayers.plan import Plan
 from conflayers.selectors.candidates import LEAST, VALLEY
 from conflayers.selectors.forecast import speedups
-from conflayers.selectors.shortlist import ENOUGH, ROUNDS, Shortlist
+from conflayers.selectors.shortlist import ENOUGH, HALF_LIFE, ROUNDS, Shortlist
 
 LAYERS = 10
 LEAST_PLANS = [Plan.layers(range(1, 1 + count)) for count in range(1, 9)]
@@ -98,7 +98,7 @@ def test_a_forecast_is_there_for_whoever_was_looked_at_and_is_worth_its_tokens()
     listed = shortlist()
     assert listed.forecasts(costs()) == {}
     listed.count(LEAST_PLANS[3], 32, 0, 32, 32)
-    listed.count(LEAST_PLANS[5], 0, 0, 16, 64)
+    listed.count(LEAST_PLANS[5], 0, 0, 16, 32)
     forecasts = listed.forecasts(costs())
 
     assert [*forecasts] == [LEAST_PLANS[3], LEAST_PLANS[5]]
@@ -111,9 +111,20 @@ def test_old_tokens_give_way_to_new_ones():
     for look in range(20):
         listed.count(LEAST_PLANS[0], 0 if look < 10 else 32, 0, 32, 32 * look)
 
-    assert listed.seen(LEAST_PLANS[0]) == ENOUGH
+    assert 0.8 * ENOUGH < listed.seen(LEAST_PLANS[0]) <= ENOUGH
     assert listed.acceptance(LEAST_PLANS[0]) > 0.7
     assert listed.fresh(LEAST_PLANS[0], 20 * 32) == 32
+
+
+def test_looks_fade_so_that_who_was_seen_at_a_hard_place_is_looked_at_again():
+    listed = shortlist()
+    for plan in LEAST_PLANS + VALLEY_PLANS:
+        listed.count(plan, 10, 0, 32, 32)
+    assert listed.next(costs(), 1.3) is None
+
+    listed.count(LEAST_PLANS[0], 31, 0, 32, 32 + 6 * int(HALF_LIFE))
+    assert listed.seen(LEAST_PLANS[5]) == 0.5
+    assert listed.next(costs(), 1.3) is not None
 
 
 def test_nothing_is_worth_a_look_where_even_hope_loses():

@@ -149,15 +149,19 @@ class ConfLayers:
         if state.generated < LEAST_LOOK or self.contest.measuring:
             return False
         steps = min(LOOK_STEPS, MOST_OF_A_TEXT * (self._tokens + state.left))
-        if self._spent <= steps * self.costs.plain_step + LOOK_SHARE * self.contest.losses.elapsed:
-            return True
-        self._not_before = self._tokens + LEAST_LOOK
-        return False
+        if self._spent > steps * self.costs.plain_step + LOOK_SHARE * self.contest.losses.elapsed:
+            self._not_before = self._tokens + LEAST_LOOK
+            return False
+        return state.generated >= min(self._rows(), max((state.generated + state.left) // 2, LEAST_LOOK))
+
+    def _rows(self) -> int:
+        """Tokens of a look; texts of less than twice as many have shorter ones."""
+        cheap = LOOK_ROWS * self.costs.plain_step / max(self.costs.row_seconds, 1e-9)
+        return int(min(max(cheap, LEAST_LOOK), MOST_LOOK))
 
     def _search(self, state: State) -> None:
         """Look at a candidate, if there is one worth it."""
-        cheap = LOOK_ROWS * self.costs.plain_step / max(self.costs.row_seconds, 1e-9)
-        count = int(min(max(cheap, LEAST_LOOK), MOST_LOOK, state.generated))
+        count = min(self._rows(), state.generated)
         if self._views.unseen:
             self._views.look(state, count, self.costs)
             self.contest.enter(self._views.forecasts(self.costs))

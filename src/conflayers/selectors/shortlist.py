@@ -28,6 +28,8 @@ CURVED = 0.75
 LEAST_MISSED = 0.5
 # Tokens after which a candidate is known well enough; old ones fade as new ones come.
 ENOUGH = 256.0
+# Tokens of the task after which a look counts for half: each was at another place, and some places are hard.
+HALF_LIFE = 1024.0
 # Of the tokens nearly named, how many are taken to be verified: trees are narrow where they are not worth it.
 VERIFIED = 0.5
 # Shares of the layers skipped by the candidates that are looked at first.
@@ -56,6 +58,7 @@ class Shortlist:
     tried: Array = field(init=False)
     agreed: Array = field(init=False)
     latest: Array = field(init=False)
+    _now: int = 0  # tokens of the task at the last look
     _missed: float = 0.0
     _nearly: float = 0.0
     _order: list[Plan] = field(init=False)
@@ -81,6 +84,10 @@ class Shortlist:
     def count(self, plan: Plan, agreed: float, nearly: float, tried: int, now: int) -> None:
         """A look, when the task had `now` tokens: of the last `tried` the candidate named `agreed`, others `nearly`."""
         at = self._places[plan]
+        faded = 0.5 ** ((now - self._now) / HALF_LIFE)
+        self.tried *= faded
+        self.agreed *= faded
+        self._now = now
         if self.tried[at] + tried > ENOUGH:
             kept = max(ENOUGH - tried, 0.0) / self.tried[at]
             self.tried[at] *= kept
