@@ -62,7 +62,7 @@ def test_the_dropout_models_have_layers_to_spare_and_the_control_has_not():
 
     assert kept["dropout-16"] > 0.85
     assert kept["dropout-24"] > 0.85
-    assert kept["control-16"] < 0.3
+    assert kept["control-16"] < 0.5
 
 
 @each_model
