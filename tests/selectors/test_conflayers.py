@@ -223,3 +223,14 @@ def test_tasks_do_not_share_what_they_learn(llm):
 def test_settings_out_of_range_name_themselves(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         ConfLayers(8, costs=Costs(), **wrong)
+
+
+def test_the_end_of_a_first_text_is_not_looked_at():
+    body = priced(lambda plan, position: True)
+    selector = search(body)
+    decode(body, selector, 30)
+    assert selector.shortlist is None
+
+    # The next one may be.
+    decode(body, selector, 30)
+    assert selector.shortlist is not None

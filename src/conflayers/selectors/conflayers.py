@@ -148,6 +148,9 @@ class ConfLayers:
             return False
         if state.generated < LEAST_LOOK or self.contest.measuring:
             return False
+        # At the end of a first text nobody knows whether there will be another.
+        if state.left < LEAST_LOOK and self._tokens <= state.generated:
+            return False
         steps = min(LOOK_STEPS, MOST_OF_A_TEXT * (self._tokens + state.left))
         if self._spent > steps * self.costs.plain_step + LOOK_SHARE * self.contest.losses.elapsed:
             self._not_before = self._tokens + LEAST_LOOK
