@@ -107,7 +107,7 @@ def test_kernels_that_cannot_be_compiled_are_given_up_with_the_reason(monkeypatc
         vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4
     )
     model = LlamaForCausalLM(config).eval()
-    monkeypatch.setattr(FastBody, "_passes", lambda self: Uncompiled())
+    monkeypatch.setattr(FastBody, "_passes", lambda self, weights, compiled: Uncompiled())
     body = FastBody(model)
     assert body.why_not_compiled == "RuntimeError: no C compiler was found"
     body.reserve(16)
