@@ -36,7 +36,9 @@ from conflayers.selectors.shortlist import Shortlist
 LEAST_LOOK, MOST_LOOK, LOOK_ROWS = 16, 32, 2.0
 # Time that looks may take: a share of all the time so far, and at the start a few plain steps.
 LOOK_SHARE = 0.003
-LOOK_STEPS = 12.0
+LOOK_STEPS = 8.0
+# ... and some more once drafts have gained something.
+MORE_STEPS = 12.0
 # ... fewer where a text is short, as a share of its tokens.
 MOST_OF_A_TEXT = 0.025
 # Tokens until the search goes on where no candidate promised anything: so many at first, doubled each time.
@@ -151,7 +153,8 @@ class ConfLayers:
         # At the end of a first text nobody knows whether there will be another.
         if state.left < LEAST_LOOK and self._tokens <= state.generated:
             return False
-        steps = min(LOOK_STEPS, MOST_OF_A_TEXT * (self._tokens + state.left))
+        most = MORE_STEPS if self.contest.losses.lost < 0 else LOOK_STEPS
+        steps = min(most, MOST_OF_A_TEXT * (self._tokens + state.left))
         if self._spent > steps * self.costs.plain_step + LOOK_SHARE * self.contest.losses.elapsed:
             self._not_before = self._tokens + LEAST_LOOK
             return False
