@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import LogitsProcessorList
 
-from conflayers.body.contract import Pass, Trace
+from conflayers.body.contract import Following, Pass, Trace, one_by_one
 from conflayers.decoding import decode
 from conflayers.plan import FULL, ModelIdentity, Plan
 from conflayers.round import Method
@@ -113,6 +113,9 @@ class FakeBody:
         hidden = torch.ones(record, 4)
         trace = Trace([hidden] * self.layers, [hidden] * self.layers) if record else None
         return Pass(logits[-rows:] if rows else logits, trace)
+
+    def chain(self, tokens: Sequence[int], most: int, following: Following) -> None:
+        one_by_one(self.forward, tokens, most, following)
 
     def _logits(self, position: int) -> torch.Tensor:
         token = said(position)

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from conflayers.acceptance import Verdict, accept_sampled
-from conflayers.body.contract import Pass
+from conflayers.body.contract import Following, Pass, one_by_one
 from conflayers.chance import Chance
 from conflayers.costs import Costs
 from conflayers.decoding import decode
@@ -107,6 +107,9 @@ class TableBody:
         pairs = torch.tensor([([0, 0, *text])[-2:] for text in texts])
         logits = self.logits[pairs[:, 0], pairs[:, 1]]
         return Pass(logits[-rows:] if rows else logits)
+
+    def chain(self, tokens: Sequence[int], most: int, following: Following) -> None:
+        one_by_one(self.forward, tokens, most, following)
 
 
 class Remembering(LogitsProcessorList):

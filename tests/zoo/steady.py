@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 from conflayers import api
 from conflayers.api import Llm
+from conflayers.body.contract import Following, one_by_one
 from conflayers.decoding import decode
 from conflayers.plan import FULL, Plan
 from conflayers.selectors import knapspec
@@ -46,6 +47,10 @@ class SteadyBody:
         """As the body."""
         self._take(len(tokens))
         return self._body.forward(tokens, **arguments)
+
+    def chain(self, tokens: Sequence[int], most: int, following: Following) -> None:
+        """As the body, pass by pass."""
+        one_by_one(self.forward, tokens, most, following)
 
     def replay(self, tokens: Sequence[int]) -> Any:
         """As the body."""

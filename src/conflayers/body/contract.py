@@ -61,12 +61,24 @@ class Pass:
     best: Sequence[Best] | None = None
 
 
+# Given a pass over the last token of a chain: the token to run next, or None where the chain ends.
+Following = Callable[[Pass], int | None]
+
 # What of a layer is to run.
 LAYER, ATTENTION, MLP = "layer", "attention", "mlp"
 # Runs a layer on states [branches, tokens, hidden]: all of it, or its attention or MLP alone.
 Run = Callable[[torch.Tensor, str], torch.Tensor]
 # Told a layer's index, the states that reach it and how to run it; returns the states that leave it, of that shape.
 Step = Callable[[int, torch.Tensor, Run], torch.Tensor]
+
+
+def one_by_one(forward: Callable[..., Pass], tokens: Sequence[int], most: int, following: Following) -> None:
+    """`Body.chain` where each pass is a call of its own."""
+    for _ in range(most):
+        token = following(forward(tokens, rows=1))
+        if token is None:
+            break
+        tokens = [token]
 
 
 class Body(Protocol):
@@ -123,6 +135,17 @@ class Body(Protocol):
             record: how many of the last positions to trace; 0 records nothing.
         """
         ...
+
+    def chain(self, tokens: Sequence[int], most: int, following: Following) -> None:
+        """Run `tokens` as `forward` does, then one after the other those that `following` names, and cache them all.
+
+        One call where passes are compiled: a draft's steps are so short that what lies between them counts.
+
+        Args:
+            tokens: one or more token ids.
+            most: passes, 1 or more.
+            following: told of every pass, whose logits [1, vocabulary] are its own only until it returns.
+        """
 
     def running(self, plan: Plan) -> AbstractContextManager[None]:
         """Inside this context `forward` leaves out what `plan` skips; afterwards the model is as before."""

@@ -32,6 +32,8 @@ SWITCH = "CONFLAYERS_NATIVE"
 KINDS = ("float32", "bfloat16")
 
 _POINTER, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+# Names the next token of a chain.
+FOLLOWING = ctypes.CFUNCTYPE(_COUNT)
 # What functions take, and what they return: of every kind of number,
 _OF_KINDS: dict[str, tuple[list[Any], Any]] = {
     "norm": ([*[_POINTER] * 3, _REAL, _POINTER, *[_COUNT] * 2], None),
@@ -44,6 +46,7 @@ _OF_KINDS: dict[str, tuple[list[Any], Any]] = {
     "round_matrix": ([_COUNT, _POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _POINTER], None),
     "pass_bytes": ([_POINTER], _COUNT),
     "run_pass": ([_POINTER], None),
+    "run_chain": ([_POINTER, _POINTER, _COUNT, FOLLOWING], _COUNT),
 }
 # ... and which of them the processor has.
 _ANSWERS = ("has_passes", "has_tiles")

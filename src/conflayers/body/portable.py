@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from conflayers.body.anatomy import Anatomy, Part, examine
 from conflayers.body.cache import PositionedCache
-from conflayers.body.contract import Pass, Step, Trace
+from conflayers.body.contract import Following, Pass, Step, Trace, one_by_one
 from conflayers.body.multimodal import nothing_noted, prompt_arguments
 from conflayers.body.switch import Replacement, forwards_replaced, listening, passing, put_back, silent
 from conflayers.body.trees import depths, replay_mask, tree_mask
@@ -144,6 +144,10 @@ class PortableBody:
         return self._run(arguments, count, count if rows is None else rows, record)
 
     @torch.no_grad()
+    def chain(self, tokens: Sequence[int], most: int, following: Following) -> None:
+        """One pass after the other; see `contract.Body.chain`."""
+        one_by_one(self.forward, tokens, most, following)
+
     def replay(self, tokens: Sequence[int]) -> torch.Tensor:
         """The last cached tokens once more, each for itself; see `contract.Body.replay`."""
         count, length = len(tokens), self.length

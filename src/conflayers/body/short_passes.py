@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from conflayers.body.anatomy import Anatomy
-from conflayers.body.contract import Pass, Step, joined_traces
+from conflayers.body.contract import Following, Pass, Step, joined_traces
 from conflayers.body.graphs.graph_pass import GraphPass
 from conflayers.body.graphs.products import Matrix
 from conflayers.body.operators import SHORT
@@ -106,6 +106,17 @@ class ShortPasses(PortableBody):
         sight = Sight.chain(start, count) if parents is None else Sight.tree(start, parents)
         # None and 0 mean all, as in transformers.
         return self._run_short(form, tokens, sight, min(rows or count, count), record)
+
+    @torch.no_grad()
+    def chain(self, tokens: Sequence[int], most: int, following: Following) -> None:
+        """See `contract.Body.chain`."""
+        form = self._short(len(tokens))
+        if form is None or self._whole is None or not self._whole.chains:
+            return super().chain(tokens, most, following)
+        self._cache.check_room(len(tokens) + most - 1)
+        run = self._whole.chain(form, self._plan, tokens, most, following, self._angles, self._cache)
+        self._cache.advance(run)
+        return None
 
     def _in_pieces(self, form: Form, tokens: Sequence[int], wanted: int, record: int) -> Pass:
         """A text as one short pass after the other."""

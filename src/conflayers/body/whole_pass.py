@@ -15,7 +15,7 @@ import torch
 
 from conflayers.body import kernels
 from conflayers.body.cache import PositionedCache
-from conflayers.body.contract import Pass, Trace
+from conflayers.body.contract import Following, Pass, Trace
 from conflayers.body.native import ATTENDED
 from conflayers.body.operators import SHORT, RmsNorm
 from conflayers.body.passes import Angles, Passes
@@ -65,12 +65,25 @@ class _Prepared:
 
     Attributes:
         given: what all passes over it are given; each adds what is its own. A body runs one at a time.
+        plan: the one that passes were run by last.
+        runs: by that one, of every layer 1 for its attention and 2 for its MLP.
     """
 
     form: Form
     layers: "ctypes.Array[_Layer]"
     head: Record
     given: _Pass
+    plan: Plan | None = None
+    runs: "ctypes.Array[ctypes.c_uint8] | None" = None
+
+    def by(self, plan: Plan) -> _Pass:
+        """What passes are given that leave out what a plan skips."""
+        if self.plan is not plan:
+            count = self.given.layers
+            runs = ((i not in plan.attention) + 2 * (i not in plan.mlp) for i in range(count))
+            self.plan, self.runs = plan, (ctypes.c_uint8 * count)(*runs)
+            self.given.runs = ctypes.addressof(self.runs)
+        return self.given
 
 
 @dataclass(slots=True)
@@ -97,6 +110,8 @@ class WholePass(Passes):
         norm: of what goes into the head.
         embedding: [vocabulary, hidden].
     """
+
+    chains = True
 
     def __init__(self, heads: int, kv_heads: int, width: int, norm: RmsNorm, embedding: torch.Tensor) -> None:
         self.heads, self.kv_heads, self.width, self.norm, self.embedding = heads, kv_heads, width, norm, embedding
@@ -199,39 +214,91 @@ class WholePass(Passes):
         traced: int,
     ) -> Pass:
         """See `Passes`."""
+        bias = sight.bias()
+        few = ctypes.c_int64 * len(tokens)
+        ids, places = few(*map(int, tokens)), few(*sight.positions)
+        prepared = self._ready(form, plan, tokens, angles, cache)
+        given, runs = prepared.given, prepared.runs or ()
+        logits = self.embedding.new_empty(wanted, prepared.head.outs)
+        best, probabilities = (_COUNT * wanted)(), (ctypes.c_float * wanted)()
+        kept = self.embedding.new_empty(sum(map(int.bit_count, runs)) if traced else 0, traced, self.embedding.shape[1])
+        given.wanted, given.traced = wanted, traced
+        given.ids, given.positions = ctypes.addressof(ids), ctypes.addressof(places)
+        given.trace, given.logits = kept.data_ptr(), logits.data_ptr()
+        given.best, given.probabilities = ctypes.addressof(best), ctypes.addressof(probabilities)
+        given.bias, given.biases = (None, 0) if bias is None else (bias.data_ptr(), bias.shape[1])
+        self._make_room(given, len(tokens))
+        kernels.of("run_pass", self.embedding.dtype)(ctypes.byref(given))
+        found = list(zip(best, probabilities, strict=True)) if not any(map(math.isnan, probabilities)) else None
+        return Pass(logits, _trace(kept, runs) if traced else None, found)
+
+    def chain(
+        self,
+        form: Form,
+        plan: Plan,
+        tokens: Sequence[int],
+        most: int,
+        following: Following,
+        angles: Angles,
+        cache: PositionedCache,
+    ) -> int:
+        """See `Passes`."""
+        prepared = self._ready(form, plan, tokens, angles, cache)
+        given, start, room = prepared.given, cache.length, len(tokens) + most - 1
+        ids, places = (_COUNT * room)(*map(int, tokens)), (_COUNT * room)(*range(start, start + room))
+        best, probability = _COUNT(), ctypes.c_float()
+        logits = self.embedding.new_empty(1, prepared.head.outs)
+        given.wanted, given.traced, given.bias, given.biases = 1, 0, None, 0
+        given.ids, given.positions = ctypes.addressof(ids), ctypes.addressof(places)
+        given.trace, given.logits = None, logits.data_ptr()
+        given.best, given.probabilities = ctypes.addressof(best), ctypes.addressof(probability)
+        raised: list[BaseException] = []
+
+        def named() -> int:
+            # What is raised behind a call of the kernels is lost.
+            try:
+                found = None if math.isnan(probability.value) else [(best.value, probability.value)]
+                token = following(Pass(logits, None, found))
+                if token is None:
+                    return -1
+                self.check_tokens([token])
+                return int(token)
+            except BaseException as error:
+                raised.append(error)
+                return -1
+
+        self._make_room(given, room)
+        call = kernels.of("run_chain", self.embedding.dtype)
+        passes = call(ctypes.byref(given), ids, most, kernels.FOLLOWING(named))
+        if raised:
+            raise raised[0]
+        return len(tokens) + int(passes) - 1
+
+    def _ready(
+        self, form: Form, plan: Plan, tokens: Sequence[int], angles: Angles, cache: PositionedCache
+    ) -> _Prepared:
+        """What the kernels are told of a pass, but for what it is over and what it gives."""
         prepared, place = self._prepared[id(form)], self._place
         assert prepared is not None
         assert place is not None
         self.check_tokens(tokens)
-        bias = sight.bias()
-        count, few = prepared.given.layers, ctypes.c_int64 * len(tokens)
-        ids, places = few(*map(int, tokens)), few(*sight.positions)
-        # Of every layer 1 for its attention, 2 for its MLP.
-        runs = (ctypes.c_uint8 * count)(*((i not in plan.attention) + 2 * (i not in plan.mlp) for i in range(count)))
-        logits = self.embedding.new_empty(wanted, prepared.head.outs)
-        best, probabilities = (_COUNT * wanted)(), (ctypes.c_float * wanted)()
-        kept = self.embedding.new_empty(sum(map(int.bit_count, runs)) if traced else 0, traced, self.embedding.shape[1])
-        given = prepared.given
-        given.tokens, given.wanted, given.traced, given.length = len(tokens), wanted, traced, cache.length
-        given.ids, given.positions, given.runs = map(ctypes.addressof, (ids, places, runs))
-        given.cos, given.sin, given.trace, given.logits = (one.data_ptr() for one in (*angles, kept, logits))
+        given = prepared.by(plan)
+        given.tokens, given.length = len(tokens), cache.length
+        given.cos, given.sin = (one.data_ptr() for one in angles)
         given.keys, given.values = map(ctypes.addressof, (place.keys, place.values))
         given.stride, given.threads = place.stride, torch.get_num_threads()
-        given.best, given.probabilities = ctypes.addressof(best), ctypes.addressof(probabilities)
-        given.bias, given.biases = (None, 0) if bias is None else (bias.data_ptr(), bias.shape[1])
         given.seconds, given.times = map(ctypes.addressof, self._watched) if self._watched else (None, None)
-        self._run(given)
-        found = list(zip(best, probabilities, strict=True)) if not any(map(math.isnan, probabilities)) else None
-        return Pass(logits, _trace(kept, runs) if traced else None, found)
+        return prepared
 
-    def _run(self, given: _Pass) -> None:
-        kind = self.embedding.dtype
-        needed = kernels.of("pass_bytes", kind)(ctypes.byref(given))
+    def _make_room(self, given: _Pass, tokens: int) -> None:
+        """Have scratch for passes up to the one that ends so many tokens behind the cache."""
+        length, given.length = given.length, given.length + tokens - given.tokens
+        needed = kernels.of("pass_bytes", self.embedding.dtype)(ctypes.byref(given))
+        given.length = length
         if needed > self._scratch.numel():
             # Half as much again: a text grows token by token.
             self._scratch = torch.empty(needed * 3 // 2, dtype=torch.uint8, device="cpu")
         given.scratch = self._scratch.data_ptr()
-        kernels.of("run_pass", kind)(ctypes.byref(given))
 
 
 def _trace(kept: torch.Tensor, runs: Iterable[int]) -> Trace:

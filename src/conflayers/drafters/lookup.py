@@ -7,6 +7,7 @@ from a suffix automaton over prompt and output (`suffixes`).
 
 from dataclasses import dataclass, field
 
+from conflayers.body.contract import Pass
 from conflayers.costs import Costs
 from conflayers.draft import MOST_SIBLINGS, Draft
 from conflayers.drafters.calibration import Calibration
@@ -15,6 +16,7 @@ from conflayers.drafters.siblings import NoSiblings, Siblings, wide
 from conflayers.options import whole
 from conflayers.plan import LOOKUP, Plan
 from conflayers.round import Round, State
+from conflayers.sampling import Proposal
 from conflayers.suffixes import Cursor, Suffixes
 
 
@@ -61,7 +63,7 @@ class Lookup:
             return chain.draft
         start, chain.wide = state.body.length, wide(self.siblings, state.body)
         with state.body.running(plan):
-            while chain.length < most and (self._take_found(chain) or self._take_own(chain)):
+            while chain.length < most and (self._take_found(chain) or self._take_own(chain, most)):
                 pass
         state.body.rollback(start)
         chain.add_siblings()
@@ -101,25 +103,40 @@ class Lookup:
         chain.extend(token, sure, accepted, self._text)
         return True
 
-    def _take_own(self, chain: "_Chain") -> bool:
-        """Add a token that the model's own sublayers draft, if there is none yet or it is worth its step."""
-        if chain.ended or (chain.length and not self._worth_a_step(chain)):
-            return False
-        state, before = chain.state, chain.draft.confidences
-        step = state.body.forward(chain.unread, rows=1)
-        proposal = state.sampler.propose(chain.text, step.logits[0], step.best[0] if step.best else None)
-        chain.unread.clear()
-        if proposal is None:
-            return False
+    def _take_own(self, chain: "_Chain", most: int) -> bool:
+        """Add tokens that the model's own sublayers draft, while each is worth its step and none is found, up to `most`
+        in all; False where there is none to add."""
+        before = chain.length
+
+        def following(step: Pass) -> int | None:
+            chain.unread.clear()
+            proposal = chain.state.sampler.propose(chain.text, step.logits[0], step.best[0] if step.best else None)
+            if proposal is None:
+                chain.ended = True
+                return None
+            self._extend(chain, proposal)
+            # What is found, if it is, has to be run with the token before it.
+            goes_on = chain.length < most and not self._take_found(chain) and self._worth_a_step(chain)
+            return chain.unread.pop() if goes_on else None
+
+        if self._worth_a_step(chain):
+            chain.state.body.chain(chain.unread[:], most - before, following)
+        return chain.length > before
+
+    def _extend(self, chain: "_Chain", proposal: Proposal) -> None:
+        """Add the token that was proposed."""
         if chain.wide:
-            chain.beside[chain.length] = self.siblings.beside(proposal, before, chain.plan, state.sampler)
+            drafted = chain.draft.confidences
+            chain.beside[chain.length] = self.siblings.beside(proposal, drafted, chain.plan, chain.state.sampler)
         if proposal.probabilities is not None:
             chain.draft.drawn_from[chain.length - 1] = proposal.probabilities
         accepted = self.calibration.of(chain.plan).acceptance(proposal.confidence)
         chain.extend(proposal.token, proposal.confidence, accepted, self._text)
-        return True
 
     def _worth_a_step(self, chain: "_Chain") -> bool:
+        """Whether another token is; the first always is."""
+        if chain.ended or not chain.length:
+            return not chain.ended
         last = chain.draft.confidences[-1]
         if not last >= 0:
             return False
@@ -140,7 +157,7 @@ class _Chain:
         text: all tokens so far.
         beside: by depth, what is verified beside the chain.
         wide: whether it may have siblings.
-        ended: whether the last token ends the text.
+        ended: whether there is nothing to add, as where the last token ends the text.
     """
 
     state: State

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from conflayers.body.contract import Pass
 from conflayers.draft import MOST_SIBLINGS, Draft
 from conflayers.drafters.length import ConfidenceStop, Length
 from conflayers.drafters.siblings import NoSiblings, Siblings, wide
@@ -23,24 +24,27 @@ class Subnetwork:
 
     def draft(self, state: State, plan: Plan) -> Draft:
         """See `round.Drafter.draft`."""
-        body, start = state.body, state.body.length
+        body, start, most = state.body, state.body.length, state.left - 1
         draft = Draft()
         beside: list[list[int]] = []
         text, widens = list(state.tokens), wide(self.siblings, body)
+
+        def following(step: Pass) -> int | None:
+            proposal = state.sampler.propose(text, step.logits[0], step.best[0] if step.best else None)
+            if proposal is None:
+                return None
+            if widens:
+                beside.append(self.siblings.beside(proposal, draft.confidences, plan, state.sampler))
+            if proposal.probabilities is not None:
+                draft.drawn_from[draft.chain - 1] = proposal.probabilities
+            draft.extend(proposal.token, proposal.confidence)
+            text.append(proposal.token)
+            ends = draft.chain == most or proposal.token in state.end
+            return proposal.token if not ends and self.length.more(draft.confidences, plan) else None
+
         with body.running(plan):
-            while draft.chain < state.left - 1:
-                step = body.forward(text[-1:])
-                proposal = state.sampler.propose(text, step.logits[0], step.best[0] if step.best else None)
-                if proposal is None:
-                    break
-                if widens:
-                    beside.append(self.siblings.beside(proposal, draft.confidences, plan, state.sampler))
-                if proposal.probabilities is not None:
-                    draft.drawn_from[draft.chain - 1] = proposal.probabilities
-                draft.extend(proposal.token, proposal.confidence)
-                text.append(proposal.token)
-                if proposal.token in state.end or not self.length.more(draft.confidences, plan):
-                    break
+            if most:
+                body.chain(text[-1:], most, following)
         body.rollback(start)
         for node, tokens in enumerate(beside):
             for token in tokens[: MOST_SIBLINGS + draft.chain - len(draft)]:

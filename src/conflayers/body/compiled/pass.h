@@ -237,6 +237,22 @@ inline void Pass<T>::run() const {
     together(threads, [this](const Team& team) { Member<T>(*this, team).run(); });
 }
 
+// Asked after every pass of a chain, for the token to run next; less than 0 to end.
+using Following = int64_t (*)();
+
+// A pass, and then one over each token that is named, behind the others. All find their ids, positions and the best
+// next token where the first has its own, the former two further on. Returns how many passes were run, `most` at most.
+template <class T>
+inline int64_t run_chain(Pass<T> pass, int64_t* ids, int64_t most, Following following) {
+    for (int64_t passes = 1;; passes++) {
+        pass.run();
+        int64_t token = following();
+        if (token < 0 || passes == most) return passes;
+        pass.length += pass.tokens, pass.positions += pass.tokens, ids += pass.tokens;
+        pass.tokens = 1, pass.ids = ids, *ids = token;
+    }
+}
+
 // One product by itself, of any number of tokens.
 template <class T>
 inline void multiply_alone(const Product& product, const T* x, int64_t tokens, int64_t threads, char* scratch,
