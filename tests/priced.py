@@ -52,16 +52,21 @@ class PricedSampler(Greedy):
 class PricedLength:
     """A rule of the drafter, which takes its time."""
 
-    def __init__(self, rule, clock: Ticks) -> None:
-        self.rule, self.clock = rule, clock
+    def __init__(self, inner, clock: Ticks) -> None:
+        self.inner, self.clock = inner, clock
 
-    def more(self, confidences, plan):
-        self.clock.now += MORE
-        return self.rule.more(confidences, plan)
+    def rule(self, plan):
+        inner = self.inner.rule(plan)
+
+        def more(confidence, drafted):
+            self.clock.now += MORE
+            return inner(confidence, drafted)
+
+        return more
 
     def learn(self, done):
         self.clock.now += LEARN if done.drafted else 0
-        self.rule.learn(done)
+        self.inner.learn(done)
 
 
 class PricedSiblings:

@@ -235,6 +235,10 @@ class Costs:
         share = self.expected.step(plan) if self.expected is not None and self.known else None
         return None if share is None else share * self.plain_step
 
+    def drift(self, precision: str) -> float:
+        """What draft steps lately took over what was expected of them; 1 where nothing is known."""
+        return self.drifts[precision].median if precision in self.drifts else 1.0
+
     def draft_step(self, plan: Plan) -> float:
         """Seconds of one draft step: what is expected of it times what steps of its precision lately were off by.
 
@@ -247,11 +251,7 @@ class Costs:
         expected = self._expected_step(plan)
         if plan not in self.steps and expected is None:
             return self.plain_step
-        drift = self.drifts.get(plan.precision)
-        if expected is None:
-            measured = self.steps[plan].median
-        else:
-            measured = expected if drift is None else expected * drift.median
+        measured = self.steps[plan].median if expected is None else expected * self.drift(plan.precision)
         if self.layers is None or not self.known or plan.precision != WHOLE:
             return measured
         return max(measured, (1 - plan.skip_ratio(self.layers)) * self.plain_step)

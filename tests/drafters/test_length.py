@@ -17,10 +17,10 @@ def done(drafted: int, on_chain: int, *, plan: Plan = PLAN, confidence: float = 
 
 def length(rule, confidence: float) -> int:
     """Tokens drafted if every one has this confidence."""
-    confidences = [confidence]
-    while rule.more(confidences, PLAN):
-        confidences.append(confidence)
-    return len(confidences)
+    more, drafted = rule.rule(PLAN), 1
+    while more(confidence, drafted):
+        drafted += 1
+    return drafted
 
 
 def test_a_fixed_length_looks_at_nothing():
@@ -33,7 +33,7 @@ def test_a_confidence_stop_keeps_the_doubtful_token_and_stops():
 
     assert length(rule, 0.8) == 25
     assert length(rule, 0.79) == length(rule, float("nan")) == 1
-    assert not rule.more([0.9, 0.9, 0.5], PLAN)
+    assert not rule.rule(PLAN)(0.5, 3)
 
 
 def test_the_adaptive_threshold_moves_as_published():

@@ -74,10 +74,13 @@ class FailingLength(FixedLength):
 
     __slots__ = ()
 
-    def more(self, confidences, plan):
-        if self.tokens == len(confidences):
-            raise MistakeError
-        return True
+    def rule(self, plan):
+        def more(confidence, drafted):
+            if self.tokens == drafted:
+                raise MistakeError
+            return True
+
+        return more
 
     def learn(self, done):
         raise MistakeError

@@ -47,10 +47,12 @@ class FastBody(ShortPasses):
         self.layout = layout
         self._windows = set(self.anatomy.windows)
         self._branches = 1
+        # The plan that drafts had last.
+        self._checked = FULL
         self._torch = Operators(self._heads, self._kv_heads, self._width)
         self._native: Native | None = None
         self._seen_weights: Fingerprint | None = None
-        self._steady = self._whole_steady = False
+        self._steady = self._whole_steady = self._was_fast = False
         self._hooks: list[Mapping[int, Any]] = []
         self._later = torch.empty(0)
         self._read_weights()
@@ -59,9 +61,13 @@ class FastBody(ShortPasses):
     def fast(self) -> bool:
         """Whether passes are this body's own; else, since the model was changed, the portable body's.
 
-        So under autocast, where operators choose their own precision.
+        So under autocast, where operators choose their own precision. Drafts are as the last pass of the whole model
+        was: there are hundreds of modules that somebody may listen to.
         """
-        return self._weights is not None and not any(self._hooks) and not torch.is_autocast_enabled(self._device.type)
+        if self._plan is FULL:
+            autocast = torch.is_autocast_enabled(self._device.type)
+            self._was_fast = self._weights is not None and not any(self._hooks) and not autocast
+        return self._was_fast
 
     @property
     def steady(self) -> bool:
@@ -153,6 +159,7 @@ class FastBody(ShortPasses):
         """See `contract.Body.reserve`."""
         self._read_weights()
         super().reserve(capacity)
+        self._was_fast = self.fast
         if len(self._angles[0]) < self._cache.rows:
             self._tables(self._cache.rows)
         self._ready(FULL)
@@ -170,11 +177,13 @@ class FastBody(ShortPasses):
     @contextmanager
     def running(self, plan: Plan) -> Iterator[None]:
         """Inside this context `forward` leaves out what `plan` skips."""
-        plan.check(self.layers)
-        if self.fast:
-            self.check_precision(plan)
         before, self._plan = self._plan, plan
         try:
+            if plan is not self._checked:
+                plan.check(self.layers)
+                self._checked = plan
+            if self.fast:
+                self.check_precision(plan)
             yield
         finally:
             self._plan = before

@@ -46,7 +46,7 @@ _OF_KINDS: dict[str, tuple[list[Any], Any]] = {
     "round_matrix": ([_COUNT, _POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _POINTER], None),
     "pass_bytes": ([_POINTER], _COUNT),
     "run_pass": ([_POINTER], None),
-    "run_chain": ([_POINTER, _POINTER, _COUNT, FOLLOWING], _COUNT),
+    "run_chain": ([*[_POINTER] * 3, _COUNT, FOLLOWING], _COUNT),
 }
 # ... and which of them the processor has.
 _ANSWERS = ("has_passes", "has_tiles")

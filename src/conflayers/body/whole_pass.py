@@ -9,13 +9,13 @@ import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from conflayers.body import kernels
 from conflayers.body.cache import PositionedCache
-from conflayers.body.contract import Following, Pass, Trace
+from conflayers.body.contract import Best, Following, Pass, Trace
 from conflayers.body.native import ATTENDED
 from conflayers.body.operators import SHORT, RmsNorm
 from conflayers.body.passes import Angles, Passes
@@ -25,6 +25,10 @@ from conflayers.body.weights import Form
 from conflayers.plan import Plan
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
+# Types are made once: to make one takes as long as a layer.
+_COUNTS, _SHARES = _COUNT * SHORT, ctypes.c_float * SHORT
+# Plans whose layers are known at a time.
+PLANS = 16
 # What a pass's time is spent on, as the kernels number it.
 STAGES = ("products", "norms", "rotation", "attention", "gate", "waiting", "choice")
 
@@ -65,25 +69,24 @@ class _Prepared:
 
     Attributes:
         given: what all passes over it are given; each adds what is its own. A body runs one at a time.
-        plan: the one that passes were run by last.
-        runs: by that one, of every layer 1 for its attention and 2 for its MLP.
+        runs: by plan, what of each layer runs.
     """
 
     form: Form
     layers: "ctypes.Array[_Layer]"
     head: Record
     given: _Pass
-    plan: Plan | None = None
-    runs: "ctypes.Array[ctypes.c_uint8] | None" = None
+    runs: "dict[Plan, ctypes.Array[ctypes.c_uint8]]" = field(default_factory=dict)
 
-    def by(self, plan: Plan) -> _Pass:
-        """What passes are given that leave out what a plan skips."""
-        if self.plan is not plan:
+    def runs_by(self, plan: Plan) -> "ctypes.Array[ctypes.c_uint8]":
+        """Of every layer 1 where its attention runs and 2 where its MLP does."""
+        if plan not in self.runs:
+            if len(self.runs) == PLANS:
+                self.runs.clear()
             count = self.given.layers
             runs = ((i not in plan.attention) + 2 * (i not in plan.mlp) for i in range(count))
-            self.plan, self.runs = plan, (ctypes.c_uint8 * count)(*runs)
-            self.given.runs = ctypes.addressof(self.runs)
-        return self.given
+            self.runs[plan] = (ctypes.c_uint8 * count)(*runs)
+        return self.runs[plan]
 
 
 @dataclass(slots=True)
@@ -120,6 +123,10 @@ class WholePass(Passes):
         self._place: _Place | None = None
         self._watched: tuple[ctypes.Array[ctypes.c_double], ctypes.Array[ctypes.c_double]] | None = None
         self._scratch = torch.empty(0, dtype=torch.uint8, device="cpu")
+        # Of every token of a pass its id and position; of every wanted one what it says.
+        self._ids, self._positions = _COUNTS(), _COUNTS()
+        self._best, self._probabilities = _COUNTS(), _SHARES()
+        self._said = embedding.new_empty(1, 0)
 
     def __reduce__(self) -> tuple[type["WholePass"], tuple[int, int, int, RmsNorm, torch.Tensor]]:
         return WholePass, (self.heads, self.kv_heads, self.width, self.norm, self.embedding)
@@ -160,6 +167,10 @@ class WholePass(Passes):
             norm=self.norm.weight.data_ptr(),
             head=ctypes.addressof(head),
             embedding=self.embedding.data_ptr(),
+            ids=ctypes.addressof(self._ids),
+            positions=ctypes.addressof(self._positions),
+            best=ctypes.addressof(self._best),
+            probabilities=ctypes.addressof(self._probabilities),
         )
         return _Prepared(form, layers, head, given)
 
@@ -214,23 +225,17 @@ class WholePass(Passes):
         traced: int,
     ) -> Pass:
         """See `Passes`."""
-        bias = sight.bias()
-        few = ctypes.c_int64 * len(tokens)
-        ids, places = few(*map(int, tokens)), few(*sight.positions)
+        bias, count = sight.bias(), len(tokens)
         prepared = self._ready(form, plan, tokens, angles, cache)
-        given, runs = prepared.given, prepared.runs or ()
+        given, runs = prepared.given, prepared.runs_by(plan)
+        self._positions[:count] = [*sight.positions]
         logits = self.embedding.new_empty(wanted, prepared.head.outs)
-        best, probabilities = (_COUNT * wanted)(), (ctypes.c_float * wanted)()
         kept = self.embedding.new_empty(sum(map(int.bit_count, runs)) if traced else 0, traced, self.embedding.shape[1])
-        given.wanted, given.traced = wanted, traced
-        given.ids, given.positions = ctypes.addressof(ids), ctypes.addressof(places)
-        given.trace, given.logits = kept.data_ptr(), logits.data_ptr()
-        given.best, given.probabilities = ctypes.addressof(best), ctypes.addressof(probabilities)
+        given.wanted, given.traced, given.trace, given.logits = wanted, traced, kept.data_ptr(), logits.data_ptr()
         given.bias, given.biases = (None, 0) if bias is None else (bias.data_ptr(), bias.shape[1])
-        self._make_room(given, len(tokens))
+        self._make_room(given, count)
         kernels.of("run_pass", self.embedding.dtype)(ctypes.byref(given))
-        found = list(zip(best, probabilities, strict=True)) if not any(map(math.isnan, probabilities)) else None
-        return Pass(logits, _trace(kept, runs) if traced else None, found)
+        return Pass(logits, _trace(kept, runs) if traced else None, self._found(wanted))
 
     def chain(
         self,
@@ -243,22 +248,19 @@ class WholePass(Passes):
         cache: PositionedCache,
     ) -> int:
         """See `Passes`."""
-        prepared = self._ready(form, plan, tokens, angles, cache)
-        given, start, room = prepared.given, cache.length, len(tokens) + most - 1
-        ids, places = (_COUNT * room)(*map(int, tokens)), (_COUNT * room)(*range(start, start + room))
-        best, probability = _COUNT(), ctypes.c_float()
-        logits = self.embedding.new_empty(1, prepared.head.outs)
-        given.wanted, given.traced, given.bias, given.biases = 1, 0, None, 0
-        given.ids, given.positions = ctypes.addressof(ids), ctypes.addressof(places)
-        given.trace, given.logits = None, logits.data_ptr()
-        given.best, given.probabilities = ctypes.addressof(best), ctypes.addressof(probability)
+        prepared, count = self._ready(form, plan, tokens, angles, cache), len(tokens)
+        given = prepared.given
+        self._positions[:count] = [*range(cache.length, cache.length + count)]
+        if self._said.shape[1] != prepared.head.outs:
+            self._said = self.embedding.new_empty(1, prepared.head.outs)
+        given.wanted, given.traced, given.trace, given.logits = 1, 0, None, self._said.data_ptr()
+        given.bias, given.biases = None, 0
         raised: list[BaseException] = []
 
         def named() -> int:
             # What is raised behind a call of the kernels is lost.
             try:
-                found = None if math.isnan(probability.value) else [(best.value, probability.value)]
-                token = following(Pass(logits, None, found))
+                token = following(Pass(self._said, None, self._found(1)))
                 if token is None:
                     return -1
                 self.check_tokens([token])
@@ -267,12 +269,17 @@ class WholePass(Passes):
                 raised.append(error)
                 return -1
 
-        self._make_room(given, room)
-        call = kernels.of("run_chain", self.embedding.dtype)
-        passes = call(ctypes.byref(given), ids, most, kernels.FOLLOWING(named))
+        self._make_room(given, count + most - 1)
+        run = kernels.of("run_chain", self.embedding.dtype)
+        passes = run(ctypes.byref(given), self._ids, self._positions, most, kernels.FOLLOWING(named))
         if raised:
             raise raised[0]
-        return len(tokens) + int(passes) - 1
+        return count + int(passes) - 1
+
+    def _found(self, wanted: int) -> list[Best] | None:
+        """What each wanted token says is likeliest; None where a logit is no number."""
+        sure: list[float] = self._probabilities[:wanted]
+        return None if any(map(math.isnan, sure)) else list(zip(self._best[:wanted], sure, strict=True))
 
     def _ready(
         self, form: Form, plan: Plan, tokens: Sequence[int], angles: Angles, cache: PositionedCache
@@ -282,8 +289,10 @@ class WholePass(Passes):
         assert prepared is not None
         assert place is not None
         self.check_tokens(tokens)
-        given = prepared.by(plan)
+        given = prepared.given
         given.tokens, given.length = len(tokens), cache.length
+        given.runs = ctypes.addressof(prepared.runs_by(plan))
+        self._ids[: len(tokens)] = [*map(int, tokens)]
         given.cos, given.sin = (one.data_ptr() for one in angles)
         given.keys, given.values = map(ctypes.addressof, (place.keys, place.values))
         given.stride, given.threads = place.stride, torch.get_num_threads()

@@ -1,6 +1,6 @@
 """How long a draft grows: after each drafted token, whether to draft another."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,12 +17,17 @@ CONFIDENCE = 0.8
 FIRST = 4
 
 
+# Whether to draft another token, told of the one just drafted and of how many there are with it. The confidence is 0 to
+# 1 or not a number.
+More = Callable[[float, int], bool]
+
+
 class Length(Protocol):
     """A rule for the length of drafts. It sees the tokens drafted so far and never the one it decides about, so that
     sampled text keeps its distribution."""
 
-    def more(self, confidences: Sequence[float], plan: Plan) -> bool:
-        """Whether to draft another token after one or more with these confidences, 0 to 1 or not a number."""
+    def rule(self, plan: Plan) -> More:
+        """The rule for one draft, asked after each of its tokens."""
         ...
 
     def learn(self, done: Round) -> None:
@@ -42,9 +47,9 @@ class FixedLength:
     def __post_init__(self) -> None:
         whole("draft_length", self.tokens, 1)
 
-    def more(self, confidences: Sequence[float], plan: Plan) -> bool:
+    def rule(self, plan: Plan) -> More:
         """Up to the number."""
-        return len(confidences) < self.tokens
+        return lambda confidence, drafted: drafted < self.tokens
 
     def learn(self, done: Round) -> None:
         """Nothing."""
@@ -67,9 +72,9 @@ class ConfidenceStop:
         whole("max_draft_tokens", self.max_tokens, 1)
         share("confidence_stop", self.stop)
 
-    def more(self, confidences: Sequence[float], plan: Plan) -> bool:
+    def rule(self, plan: Plan) -> More:
         """Up to the first doubtful token; a confidence that is not a number is doubtful too."""
-        return len(confidences) < self.max_tokens and confidences[-1] >= self.stop
+        return lambda confidence, drafted: drafted < self.max_tokens and confidence >= self.stop
 
     def learn(self, done: Round) -> None:
         """Nothing."""
@@ -104,9 +109,9 @@ class AdaptiveThreshold:
             share(name, getattr(self, name))
         number("step", self.step, 0)
 
-    def more(self, confidences: Sequence[float], plan: Plan) -> bool:
+    def rule(self, plan: Plan) -> More:
         """Up to the first token below the threshold."""
-        return len(confidences) < self.max_tokens and confidences[-1] >= self.threshold
+        return lambda confidence, drafted: drafted < self.max_tokens and confidence >= self.threshold
 
     def learn(self, done: Round) -> None:
         """Raise the threshold where too little is accepted; lower it where drafts end early though enough is."""
@@ -144,15 +149,22 @@ class ExpectedGain:
     def __post_init__(self) -> None:
         whole("max_draft_tokens", self.max_tokens, 1)
 
-    def more(self, confidences: Sequence[float], plan: Plan) -> bool:
-        """Whether the gain exceeds the cost; by confidence alone until there is something measured."""
-        if len(confidences) >= self.max_tokens or not confidences[-1] >= 0:
-            return False
+    def rule(self, plan: Plan) -> More:
+        """While the gain exceeds the cost; by confidence alone until there is something measured."""
         if not self.costs.step_known(plan):
-            return confidences[-1] >= CONFIDENCE and len(confidences) < FIRST
-        worth = self.calibration.of(plan)
-        gain = worth.reach(confidences) * worth.rate * self.costs.token_seconds
-        return gain > self.costs.draft_step(plan) + self.costs.row_seconds
+            first = min(FIRST, self.max_tokens)
+            return lambda confidence, drafted: drafted < first and confidence >= CONFIDENCE
+        worth, cost = self.calibration.of(plan), self.costs.draft_step(plan) + self.costs.row_seconds
+        gain = worth.rate * self.costs.token_seconds
+
+        def more(confidence: float, drafted: int) -> bool:
+            nonlocal gain
+            if drafted >= self.max_tokens or not confidence >= 0:
+                return False
+            gain *= worth.acceptance(confidence)
+            return gain > cost
+
+        return more
 
     def learn(self, done: Round) -> None:
         """Learn what the confidences were worth."""

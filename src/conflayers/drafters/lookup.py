@@ -55,14 +55,15 @@ class Lookup:
     def draft(self, state: State, plan: Plan) -> Draft:
         """See `round.Drafter.draft`."""
         self._read(state.tokens)
-        chain = _Chain(state, plan, self._text.cursor)
+        chain = _Chain(state, plan, self._text.cursor, self._prices(plan))
         most = min(self.max_tokens, state.left - 1)
         if plan == LOOKUP:
             while chain.length < most and self._take_found(chain):
                 pass
             return chain.draft
-        start, chain.wide = state.body.length, wide(self.siblings, state.body)
+        start = state.body.length
         with state.body.running(plan):
+            chain.wide = wide(self.siblings, state.body)
             while chain.length < most and (self._take_found(chain) or self._take_own(chain, most)):
                 pass
         state.body.rollback(start)
@@ -72,6 +73,11 @@ class Lookup:
     def learn(self, done: Round) -> None:
         """See `round.Drafter.learn`."""
         self.calibration.learn(done)
+
+    def _prices(self, plan: Plan) -> "_Prices":
+        step = self.costs.draft_step(plan) if plan != LOOKUP and self.costs.step_known(plan) else None
+        rate = self.calibration.of(plan).rate
+        return _Prices(self.costs.token_seconds, self.costs.row_seconds, step, rate)
 
     def _read(self, tokens: list[int]) -> None:
         # A request's list only grows; to compare it with what is known takes longer the more there is.
@@ -88,14 +94,13 @@ class Lookup:
             return False
         sure = confidence(chain.cursor.length)
         accepted = self.calibration.of(LOOKUP).acceptance(sure)
-        value = chain.reach * self.costs.token_seconds
-        if value * accepted <= self.costs.row_seconds:
+        prices, value = chain.prices, chain.reach * chain.prices.token
+        if value * accepted <= prices.row:
             return False
         if chain.plan != LOOKUP:
-            rate = self.calibration.of(chain.plan).rate
             # A wrong token also ends the chain, which would have gone on for about one more.
-            better = (rate - accepted) * (1 + rate) * value
-            if better > self.costs.draft_step(chain.plan):
+            better = (prices.rate - accepted) * (1 + prices.rate) * value
+            if better > (self.costs.plain_step if prices.step is None else prices.step):
                 return False
         chain.draft.looked_up.add(chain.length)
         if (q := chain.state.sampler.certain(token, chain.state.body.vocab_size)) is not None:
@@ -140,10 +145,26 @@ class Lookup:
         last = chain.draft.confidences[-1]
         if not last >= 0:
             return False
-        if not self.costs.step_known(chain.plan):
+        prices = chain.prices
+        if prices.step is None:
             return last >= CONFIDENCE and chain.length < FIRST
-        gain = chain.reach * self.calibration.of(chain.plan).rate * self.costs.token_seconds
-        return gain > self.costs.draft_step(chain.plan) + self.costs.row_seconds
+        return chain.reach * prices.rate * prices.token > prices.step + prices.row
+
+
+@dataclass(frozen=True, slots=True)
+class _Prices:
+    """What a draft is decided by.
+
+    Attributes:
+        token, row, step: seconds of a token at present, a row of the verification, and a draft step; None for a step
+            that nobody has measured.
+        rate: the probability that a token of the model's own that is not drafted yet is accepted.
+    """
+
+    token: float
+    row: float
+    step: float | None
+    rate: float
 
 
 @dataclass(slots=True)
@@ -163,6 +184,7 @@ class _Chain:
     state: State
     plan: Plan
     cursor: Cursor
+    prices: _Prices
     draft: Draft = field(default_factory=Draft)
     reach: float = 1.0
     unread: list[int] = field(init=False)

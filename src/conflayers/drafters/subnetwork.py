@@ -27,7 +27,7 @@ class Subnetwork:
         body, start, most = state.body, state.body.length, state.left - 1
         draft = Draft()
         beside: list[list[int]] = []
-        text, widens = list(state.tokens), wide(self.siblings, body)
+        text, more, widens = list(state.tokens), self.length.rule(plan), False
 
         def following(step: Pass) -> int | None:
             proposal = state.sampler.propose(text, step.logits[0], step.best[0] if step.best else None)
@@ -39,10 +39,11 @@ class Subnetwork:
                 draft.drawn_from[draft.chain - 1] = proposal.probabilities
             draft.extend(proposal.token, proposal.confidence)
             text.append(proposal.token)
-            ends = draft.chain == most or proposal.token in state.end
-            return proposal.token if not ends and self.length.more(draft.confidences, plan) else None
+            ends = proposal.token in state.end or not more(proposal.confidence, draft.chain)
+            return None if ends else proposal.token
 
         with body.running(plan):
+            widens = wide(self.siblings, body)
             if most:
                 body.chain(text[-1:], most, following)
         body.rollback(start)

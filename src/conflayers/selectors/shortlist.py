@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from conflayers.costs import Costs
 from conflayers.expected import LEAST_STEP, Savings
-from conflayers.plan import Plan
+from conflayers.plan import WHOLE, Plan
 from conflayers.selectors.candidates import LEAST
 from conflayers.selectors.forecast import Array, speedups
 
@@ -43,7 +43,7 @@ class Shortlist:
     """Candidates with what was seen of them.
 
     Attributes:
-        plans: candidates, and the rule each comes from.
+        plans: candidates, all of one precision, and the rule each comes from.
         layers: decoder layers of the model.
         savings: what leaving out sublayers spares.
         base: the acceptance of drafts that leave out nothing, below 1 where they are of lower precision.
@@ -63,7 +63,10 @@ class Shortlist:
     _nearly: float = 0.0
     _order: list[Plan] = field(init=False)
     _places: dict[Plan, int] = field(init=False)
-    _sizes: Array = field(init=False)
+    _precision: str = field(init=False)
+    _attentions: Array = field(init=False)
+    _mlps: Array = field(init=False)
+    _sizes: Array = field(init=False)  # both
     _rules: dict[str, NDArray[np.bool_]] = field(init=False)  # who comes from each
     _saved: Array = field(init=False)  # draft steps by the savings
     _sweep: list[int] = field(init=False)
@@ -73,10 +76,12 @@ class Shortlist:
         self._places = {plan: at for at, plan in enumerate(self._order)}
         rules = np.array(list(self.plans.values()))
         self._rules = {rule: rules == rule for rule in set(self.plans.values())}
-        self._saved = np.array([self.savings.step(plan) for plan in self._order])
+        self._precision = self._order[0].precision
+        self._attentions = np.array([float(len(plan.attention)) for plan in self._order])
+        self._mlps = np.array([float(len(plan.mlp)) for plan in self._order])
+        self._sizes, self._saved = self._attentions + self._mlps, self._by(self.savings)
         self.tried, self.agreed = np.zeros(len(self._order)), np.zeros(len(self._order))
         self.latest = np.full(len(self._order), -np.inf)
-        self._sizes = np.array([float(plan.skipped) for plan in self._order])
         sizes = np.where(rules == LEAST, self._sizes, np.inf)
         wanted = (share * 2 * (self.layers - 2) for share in SWEEP)
         self._sweep = list(dict.fromkeys(int(np.abs(sizes - size).argmin()) for size in wanted))
@@ -145,12 +150,26 @@ class Shortlist:
         return {self._order[at]: (float(expected[at]), ROUNDS * float(self.tried[at])) for at in looked_at}
 
     def draft_steps(self, costs: Costs) -> Array:
-        """Of each candidate, as shares of a plain step: as measured where they were, else by the savings."""
-        steps, plain = self._saved.copy(), costs.plain_step
-        for plan in costs.steps if plain > 0 else ():
+        """Of each candidate, as shares of a plain step: see `Costs.draft_step`.
+
+        By the savings where nothing is expected and nothing was measured.
+        """
+        if not costs.known:
+            return self._saved
+        expected = None if costs.expected is None else costs.expected.savings.get(self._precision)
+        if expected is not None:
+            # All at once: there are hundreds.
+            steps = self._by(expected) * costs.drift(self._precision)
+            running = 1 - self._sizes / (2 * self.layers)
+            return np.maximum(steps, running) if self._precision == WHOLE else steps
+        steps = self._saved.copy()
+        for plan in costs.steps:
             if plan in self._places:
-                steps[self._places[plan]] = max(costs.draft_step(plan) / plain, LEAST_STEP)
+                steps[self._places[plan]] = max(costs.draft_step(plan) / costs.plain_step, LEAST_STEP)
         return steps
+
+    def _by(self, savings: Savings) -> Array:
+        return np.maximum(savings.full - savings.attention * self._attentions - savings.mlp * self._mlps, LEAST_STEP)
 
     def _forecast(self, acceptance: Array, costs: Costs) -> Array:
         return speedups(acceptance, self.draft_steps(costs), costs, self._caught)

@@ -42,8 +42,9 @@ extern "C" int64_t has_tiles() { return by_tiles<bfloat16>(); }
 #define PASSES(T, NAME)                                                                                               \
     extern "C" int64_t pass_bytes_##NAME(const Pass<T>* pass) { return pass->bytes(); }                               \
     extern "C" void run_pass_##NAME(const Pass<T>* pass) { pass->run(); }                                             \
-    extern "C" int64_t run_chain_##NAME(const Pass<T>* pass, int64_t* ids, int64_t most, Following following) {       \
-        return run_chain(*pass, ids, most, following);                                                                \
+    extern "C" int64_t run_chain_##NAME(const Pass<T>* pass, int64_t* ids, int64_t* positions, int64_t most,          \
+                                        Following following) {                                                        \
+        return run_chain(*pass, ids, positions, most, following);                                                     \
     }                                                                                                                 \
     extern "C" void multiply_##NAME(const Product* product, const T* x, int64_t tokens, int64_t threads,              \
                                     char* scratch, T* out) {                                                          \
@@ -59,7 +60,7 @@ extern "C" int64_t has_tiles() { return 0; }
 #define PASSES(T, NAME)                                                                                               \
     extern "C" int64_t pass_bytes_##NAME(const void*) { return 0; }                                                   \
     extern "C" void run_pass_##NAME(const void*) {}                                                                   \
-    extern "C" int64_t run_chain_##NAME(const void*, int64_t*, int64_t, int64_t (*)()) { return 0; }                  \
+    extern "C" int64_t run_chain_##NAME(const void*, int64_t*, int64_t*, int64_t, int64_t (*)()) { return 0; }        \
     extern "C" void multiply_##NAME(const void*, const T*, int64_t, int64_t, char*, T*) {}                            \
     extern "C" int64_t product_bytes_##NAME(const void*, int64_t) { return 0; }
 #endif

@@ -240,16 +240,16 @@ inline void Pass<T>::run() const {
 // Asked after every pass of a chain, for the token to run next; less than 0 to end.
 using Following = int64_t (*)();
 
-// A pass, and then one over each token that is named, behind the others. All find their ids, positions and the best
-// next token where the first has its own, the former two further on. Returns how many passes were run, `most` at most.
+// A pass, and then one over each token that is named, behind all before: `most` at most. Ids and positions are those of
+// the first pass, whose place the others' take. Returns how many passes were run.
 template <class T>
-inline int64_t run_chain(Pass<T> pass, int64_t* ids, int64_t most, Following following) {
+inline int64_t run_chain(Pass<T> pass, int64_t* ids, int64_t* positions, int64_t most, Following following) {
     for (int64_t passes = 1;; passes++) {
         pass.run();
         int64_t token = following();
         if (token < 0 || passes == most) return passes;
-        pass.length += pass.tokens, pass.positions += pass.tokens, ids += pass.tokens;
-        pass.tokens = 1, pass.ids = ids, *ids = token;
+        ids[0] = token, positions[0] = positions[pass.tokens - 1] + 1;
+        pass.length += pass.tokens, pass.tokens = 1;
     }
 }
 
