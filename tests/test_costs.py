@@ -1,8 +1,9 @@
 import pytest
 
-from conflayers.costs import LEAST_ROW, RECENT, RECKONED, Costs, Yield
+from conflayers.costs import RECKONED, Costs, Yield
 from conflayers.expected import Expected, Savings
 from conflayers.plan import Plan
+from conflayers.prices import LEAST_ROW, RECENT
 
 PLAN = Plan.layers([1])
 

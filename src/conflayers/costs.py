@@ -1,16 +1,16 @@
 """What a draft step and a verification cost, measured while decoding, and what a plan is worth by these costs."""
 
-from bisect import bisect
+from bisect import bisect, insort
 from collections import deque
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
 
 from conflayers.expected import Expected, nearest
 from conflayers.plan import WHOLE, Plan
+from conflayers.prices import LEAST_ROW, Lately, Recent, row_price
 
-# Medians over this many recent measurements follow a growing context and shrug off a disturbed one.
-RECENT = 15
 # Of plain steps, so many are kept when they are about to be measured again.
 DOUBTED = 6
 # Passes that the price of a row is taken from: enough to have seen several sizes, few enough to forget a bad day.
@@ -19,84 +19,6 @@ SIZES = 64
 RECKONED = 8
 # Passes over several rows that are few: the price is reckoned at each of them.
 FEW = 16
-# A row is never taken to be free, whatever the clock says: this share of a plain step.
-LEAST_ROW = 0.01
-# What a row is taken to cost at most until passes of two sizes beyond one row are known, as a share of a plain step:
-# little, for drafts that stay short for fear of it would never find out.
-DEAREST_ROW = 0.02
-# Passes dearer than this many times the typical one were disturbed.
-DISTURBED = 3.0
-
-
-@dataclass(slots=True)
-class Recent:
-    """The last measurements of one price."""
-
-    values: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    _median: float | None = None  # as long as nothing was added
-
-    @property
-    def median(self) -> float:
-        """Of all that are kept; 0 if there are none."""
-        if self._median is None:
-            ordered = sorted(self.values)
-            # Twice the same where there is one in the middle.
-            self._median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2 if ordered else 0.0
-        return self._median
-
-    def add(self, seconds: float) -> None:
-        """Take one in."""
-        self.values.append(seconds)
-        self._median = None
-
-    def shorten(self, count: int) -> None:
-        """Keep the latest `count` only."""
-        while len(self.values) > count:
-            self.values.popleft()
-        self._median = None
-
-
-@dataclass(slots=True)
-class Lately:
-    """Seconds and tokens of the last rounds."""
-
-    rounds: deque[tuple[float, int]] = field(default_factory=deque)
-    seconds: float = 0.0
-    tokens: int = 0
-
-    def add(self, seconds: float, tokens: int) -> None:
-        """Take one in, and let go of the oldest."""
-        if len(self.rounds) == RECENT:
-            gone, fewer = self.rounds.popleft()
-            self.seconds -= gone
-            self.tokens -= fewer
-        self.rounds.append((seconds, tokens))
-        self.seconds += seconds
-        self.tokens += tokens
-
-
-def _row_price(sizes: Iterable[tuple[int, float]], before: float | None) -> float | None:
-    """Seconds a row, by least squares over (rows, seconds); what it was `before` where all are of one size.
-
-    A pass over one row is cheaper than the line through the others tells, since it needs no mask. It counts only where
-    there is but one other size, and then little of the difference is taken for the price of a row.
-    """
-    points = list(sizes)
-    limit = DISTURBED * median(seconds for _, seconds in points)
-    points = [(rows, seconds) for rows, seconds in points if seconds <= limit]
-    several = [(rows, seconds) for rows, seconds in points if rows > 1]
-    if len({rows for rows, _ in several}) > 1:
-        return _slope(several)
-    single = [seconds for rows, seconds in points if rows == 1]
-    if not single or not several:
-        return before
-    return min(_slope(points), DEAREST_ROW * median(single))
-
-
-def _slope(points: list[tuple[int, float]]) -> float:
-    middle = sum(rows for rows, _ in points) / len(points)
-    spread = sum((rows - middle) ** 2 for rows, _ in points)
-    return sum((rows - middle) * seconds for rows, seconds in points) / spread
 
 
 @dataclass(slots=True)
@@ -122,6 +44,7 @@ class Costs:
     token_seconds: float = 0.0
     expectations: tuple[Expected, ...] = ()
     expected: Expected | None = None
+    _counts: list[int] = field(default_factory=list)  # sizes of passes that were measured
     _sizes: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SIZES))
     _several: int = 0  # of these passes, those over more than one row
     _price: float | None = None
@@ -152,6 +75,7 @@ class Costs:
         if verify_seconds > 0:
             if rows not in self.passes:
                 self.passes[rows] = Recent()
+                insort(self._counts, rows)
             self.passes[rows].add(verify_seconds)
             self.lately.add(max(draft_seconds, 0.0) + verify_seconds, kept)
             # Were it more, bad drafts would make tokens dear, dear tokens make drafts long, and long ones be worse.
@@ -179,12 +103,12 @@ class Costs:
     def plain_step(self) -> float:
         """Seconds of one step of plain decoding."""
         plain = self.passes.get(1)
-        return plain.median if plain is not None else self._pass(1, sorted(self.passes))
+        return plain.median if plain is not None else self._pass(1)
 
     @property
     def _row(self) -> float | None:
         if self._unreckoned >= (RECKONED if self._several >= FEW else 1):
-            self._price, self._unreckoned = _row_price(self._sizes, self._price), 0
+            self._price, self._unreckoned = row_price(self._sizes, self._price), 0
         return self._price
 
     @property
@@ -206,14 +130,18 @@ class Costs:
 
         Never less than a plain step: where it was, the machine was busier when plain steps were measured.
         """
-        return self.verifications([rows])[0]
+        return max(self._pass(rows), self.plain_step)
 
-    def verifications(self, rows: Sequence[float]) -> list[float]:
-        """`verification` of several sizes."""
-        counts, plain = sorted(self.passes), self.plain_step
-        return [max(self._pass(one, counts), plain) for one in rows]
+    def verifications(self, rows: NDArray[np.int_]) -> NDArray[np.float64]:
+        """`verification` of several sizes, rising, one or more; where a plain step is known."""
+        seconds = np.interp(rows, self._counts, [self.passes[count].median for count in self._counts])
+        if self.expected is not None and rows[-1] > self._counts[-1]:
+            beyond = rows > self._counts[-1]
+            seconds[beyond] = [self._pass(float(count)) for count in rows[beyond]]
+        return np.maximum(seconds, self.plain_step)
 
-    def _pass(self, rows: float, counts: list[int]) -> float:
+    def _pass(self, rows: float) -> float:
+        counts = self._counts
         if not counts:
             return 0.0
         above = bisect(counts, rows)

@@ -29,12 +29,14 @@ from conflayers.selectors.forecast import measure
 # Tokens before the passes that are timed, and how many these are over, what tells most first.
 CONTEXTS = (32, 256, 1024)
 ROWS = (1, 8, 2, 4, 16)
+# Draft steps are timed in drafts of so many.
+STEPS = 4
 # Each is timed so many times, and the best counts.
 TURNS = 3
 # Nothing more is begun after so many seconds.
 BUDGET = 1.5
 # Of the file. Written by another one, it is measured anew.
-FORMAT = 1
+FORMAT = 2
 # No share of a plain step is as large.
 MOST = 1e6
 # What reading raises where somebody else wrote, or half of it is there.
@@ -126,7 +128,7 @@ def _at(body: Any, context: int, precisions: Sequence[str], deadline: float, clo
     savings: dict[str, Savings] = {}
     for precision in (WHOLE, *precisions) if body.layers > 2 else ():
         if clock() < deadline:
-            savings[precision] = measure(body, 0, best[1], clock, precision)
+            savings[precision] = measure(body, 0, best[1], clock, precision, STEPS)
     counts = sorted(best)
     # More rows take no less: what the clock says otherwise is chance.
     shares = [max(best[count] for count in counts[: at + 1]) / best[1] for at in range(len(counts))]

@@ -22,7 +22,7 @@ def agreement(state: State, plan: Plan, count: int) -> tuple[float, float]:
     """Of the last `count` generated tokens, how many the draft of `plan` says itself, and how many it nearly says.
 
     Nearly said are those among the few next likely ones, which a tree has as siblings; they are counted for plain
-    greedy decoding on bodies that verify trees, and are none elsewhere.
+    greedy decoding on bodies whose drafts are trees, and are none elsewhere.
 
     Where tokens are drawn and draft and target do not share their noise, it is the expected number accepted by
     rejection sampling, the sum of min(p, q), which takes a second pass, by the whole model. A model that cannot verify
@@ -43,18 +43,21 @@ def agreement(state: State, plan: Plan, count: int) -> tuple[float, float]:
     with state.body.running(plan):
         said = state.body.replay(asked)
     if isinstance(state.sampler, Greedy):
-        return _named(state.sampler, tokens, length - count, said)
+        return _named(state.sampler, tokens, length - count, said, 0 if state.body.steady else SIBLINGS)
     with state.body.running(FULL):
         target = state.body.replay(asked)
     assert isinstance(state.sampler, Processed)
     return _overlap(state.sampler, tokens, length - count, said, target), 0.0
 
 
-def _named(sampler: Greedy, tokens: Sequence[int], first: int, said: torch.Tensor) -> tuple[float, float]:
-    """Of the tokens from `first` + 1 on, how many the sampler takes from the logits [tokens, vocabulary], or nearly."""
+def _named(
+    sampler: Greedy, tokens: Sequence[int], first: int, said: torch.Tensor, siblings: int
+) -> tuple[float, float]:
+    """Of the tokens from `first` + 1 on, how many the sampler takes from the logits [tokens, vocabulary], and how many
+    are among so many next."""
     wanted = tokens[first + 1 : first + 1 + len(said)]
     if type(sampler) is Greedy and not sampler.processors:
-        best = said.float().topk(min(1 + SIBLINGS, said.shape[-1]), -1).indices.tolist()
+        best = said.float().topk(min(1 + siblings, said.shape[-1]), -1).indices.tolist()
         places = [row.index(token) if token in row else None for row, token in zip(best, wanted, strict=True)]
         named = places.count(0)
         return named, len(places) - places.count(None) - named

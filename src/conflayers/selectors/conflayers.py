@@ -138,8 +138,7 @@ class ConfLayers:
     def learn(self, state: State, done: Round) -> None:
         """Count the round, and look at a candidate when it is time."""
         self._tokens += done.kept
-        self.contest.observe(done)
-        if self._may_search(state):
+        if self.contest.observe(done) and self._may_search(state):
             begun = self.clock()
             self._search(state)
             self._spent += max(self.clock() - begun, 0.0)

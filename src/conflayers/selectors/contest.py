@@ -32,7 +32,7 @@ GIVEN = (1.1, 4.0)
 # What was gained may be lost again up to this share of the time: it is staked on finding more.
 CREDIT = 0.25
 # Who is drawn again has a turn longer by one length, up to so many: draws take time too, and tell the less the surer.
-LONGEST = 4
+LONGEST = 8
 # Plain decoding goes on for so many times as many rounds as a plan before there is another draw.
 PLAIN = 4
 # Plain steps measured before anything is compared with them, and again after so many rounds: the price of a plain step
@@ -93,6 +93,7 @@ class Contest:
     decisions: list[str] = field(default_factory=list)
     _best: Plan | None = None
     _turn: Yield = field(default_factory=Yield)  # of the plan at present, not counted yet
+    _waiting: list[Round] = field(default_factory=list)  # rounds of it that were not looked at yet
     _paused: bool = False  # since too much was lost
     _left: int = 0  # rounds until the next draw
     _again: int = 0  # how often the plan at present was drawn in a row
@@ -125,6 +126,7 @@ class Contest:
     @property
     def standings(self) -> list[Standing]:
         """Everything that takes part, the most drafted with first."""
+        self._take_in()
         found = []
         for plan in {**self.forecasts, **self.live}:
             seen, forecast = self.live.get(plan, Yield()), self.forecasts.get(plan)
@@ -144,18 +146,34 @@ class Contest:
         # A long turn is for want of anybody new.
         self._left = 0 if self.current in (None, LOOKUP) else min(self._left, self.length)
 
-    def observe(self, done: Round) -> None:
-        """Learn from one round, and draw when it is time."""
-        self._weigh(done)
-        self._left -= 1
-        if done.plan is None:
-            self._plain_rounds += 1
-        elif done.drafted or done.plan == LOOKUP:
-            self._since_plain += bool(done.drafted)
-            self._count(done.plan, done)
-        over = self._left <= 0 or (self._left % self.length == 0 and self._fell)
+    def observe(self, done: Round) -> bool:
+        """Learn from one round, and draw when it is time. Returns False where it only waits for the others of a turn:
+        to look at each by itself takes longer."""
+        self._waiting.append(done)
+        if len(self._waiting) < min(self.length, self._left) and not self.measuring:
+            return False
+        self._take_in()
+        over = self._left <= 0 or self._fell
         if not self.measuring and (over or self._too_much_lost):
             self._draw()
+        return True
+
+    def _take_in(self) -> None:
+        """Count the rounds that wait."""
+        plain = self.costs.plain_step
+        for done in self._waiting:
+            seconds = done.draft_seconds + done.verify_seconds
+            if done.plan is None:
+                self._plain_rounds += 1
+                self.losses.add(seconds, spared=seconds)
+                continue
+            # No draft step costs more than a plain one, and no pass several of them: longer rounds were disturbed.
+            self.losses.add(min(seconds, (done.steps + DISTURBED) * plain), done.kept * plain)
+            if done.drafted or done.plan == LOOKUP:
+                self._since_plain += bool(done.drafted)
+                self._count(done.plan, done)
+        self._left -= len(self._waiting)
+        self._waiting.clear()
 
     @property
     def bias(self) -> float:
@@ -231,11 +249,10 @@ class Contest:
     def _fell(self) -> bool:
         """Whether the turn at present brings so much less than its plan did before that the text must have changed."""
         plan = self.current
-        seen = None if plan is None else self.live.get(plan)
-        if plan is None or seen is None or not self._turn.rounds:
+        if plan is None or plan not in self._speeds or not self._turn.rounds:
             return False
         straying: float = CHANGED * DIFFER / self._turn.rounds**0.5
-        return self._turn.speedup(plan, self.costs) < seen.speedup(plan, self.costs) * (1 - straying)
+        return self._turn.speedup(plan, self.costs) < self._speeds[plan] * (1 - straying)
 
     def _forget(self) -> None:
         """Let rounds before this turn count for less; for much less if it went as chance hardly explains."""
@@ -270,11 +287,3 @@ class Contest:
         expected = f"{known[best][0]:.2f}x plain decoding expected " if self.costs.known else ""
         counts = f"{seen.drafted:.0f} draft steps and {seen.accepted:.0f} tokens accepted in {seen.rounds:.0f} rounds"
         self.decisions.append(f"{best}: {expected}({counts})")
-
-    def _weigh(self, done: Round) -> None:
-        seconds, plain = done.draft_seconds + done.verify_seconds, self.costs.plain_step
-        if done.plan is None:
-            self.losses.add(seconds, spared=seconds)
-        else:
-            # No draft step costs more than a plain one, and no pass several of them: longer rounds were disturbed.
-            self.losses.add(min(seconds, (done.steps + DISTURBED) * plain), done.kept * plain)

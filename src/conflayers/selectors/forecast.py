@@ -16,6 +16,7 @@ Array = NDArray[np.float64]
 
 # Draft lengths considered.
 LONGEST = 16
+LENGTHS = np.arange(1, LONGEST + 1)
 # What one more row is taken to add to a verification until two sizes are known, as a share of a plain step.
 ROW = 0.02
 
@@ -26,8 +27,9 @@ def measure(
     plain_step: float,
     clock: Callable[[], float] = time.perf_counter,
     precision: str = WHOLE,
+    steps: int = 1,
 ) -> Savings:
-    """Time a step without the inner layers' attentions, and one without these layers. The cache stays as it is.
+    """Time steps without the inner layers' attentions, and without these layers. The cache stays as it is.
 
     Args:
         body: with a text in its cache, and more than two layers.
@@ -35,19 +37,22 @@ def measure(
         plain_step: seconds.
         clock: seconds.
         precision: of the draft steps.
+        steps: of each draft that is timed.
     """
     inner = frozenset(range(1, body.layers - 1))
     tried = (Plan.layers(inner).at(precision), Plan(attention=inner).at(precision))
-    bare, without_attention = (step_seconds(body, token, plan, clock) for plan in tried)
+    bare, without_attention = (step_seconds(body, token, plan, clock, steps) for plan in tried)
     plain = max(plain_step, without_attention, 1e-9)
-    full = plain if precision == WHOLE else max(step_seconds(body, token, FULL.at(precision), clock), without_attention)
+    full = plain
+    if precision != WHOLE:
+        full = max(step_seconds(body, token, FULL.at(precision), clock, steps), without_attention)
     spared = max(full - bare, 0.0) / plain / len(inner)
     attention = min(max(full - without_attention, 0.0) / plain / len(inner), spared)
     return Savings(attention, spared - attention, full / plain)
 
 
-def step_seconds(body: Body, token: int, plan: Plan, clock: Callable[[], float]) -> float:
-    """A step of a draft of two, the faster of two such: the first has to warm up. The cache stays as it is."""
+def step_seconds(body: Body, token: int, plan: Plan, clock: Callable[[], float], steps: int = 1) -> float:
+    """A step of a draft of so many, the faster of two: the first one has to warm up. The cache stays as it is."""
     length, best = body.length, float("inf")
 
     def following(step: Pass) -> int:
@@ -57,8 +62,8 @@ def step_seconds(body: Body, token: int, plan: Plan, clock: Callable[[], float])
     with body.running(plan):
         for _ in range(2):
             begun = clock()
-            body.chain([token], 2, following)
-            best = min(best, (clock() - begun) / 2)
+            body.chain([token], steps, following)
+            best = min(best, (clock() - begun) / steps)
             body.rollback(length)
     return best
 
@@ -76,21 +81,22 @@ def speedups(acceptance: Array, draft_step: Array, costs: Costs, nearly: float =
         costs: what verifications take.
         nearly: of the tokens that a draft does not name, the share that its siblings hold, 0 to 1.
     """
-    lengths = np.arange(1, LONGEST + 1)
     powers = np.cumprod(np.repeat(acceptance[:, None], LONGEST, 1), axis=1)
     tokens = 1 + np.cumsum(powers, axis=1)
-    missed = 1 - powers
-    seconds = lengths * draft_step[:, None]
-    chains = tokens / (seconds + _verifications(lengths + 1, costs))
-    trees = (tokens + nearly * missed) / (seconds + _verifications(lengths * (1 + SIBLINGS) + 1, costs))
-    best: Array = np.maximum(chains, trees).max(axis=1)
+    seconds = LENGTHS * draft_step[:, None]
+    best: Array = (tokens / (seconds + _verifications(LENGTHS + 1, costs))).max(axis=1)
+    if nearly:
+        more = tokens + nearly * (1 - powers)
+        trees = more / (seconds + _verifications(LENGTHS * (1 + SIBLINGS) + 1, costs))
+        best = np.maximum(best, trees.max(axis=1))
     return best
 
 
 def _verifications(rows: NDArray[np.int_], costs: Costs) -> Array:
     """Passes over so many rows, in plain steps."""
-    if not costs.row_known or not costs.plain_step > 0:
+    plain = costs.plain_step
+    if not costs.row_known or not plain > 0:
         return np.asarray(1 + ROW * (rows - 1))
     # Beyond the sizes that were measured the price of a row goes on.
-    line = costs.plain_step + costs.row_seconds * (rows - 1)
-    return np.asarray(np.maximum(costs.verifications(rows.tolist()), line) / costs.plain_step)
+    line = plain + costs.row_seconds * (rows - 1)
+    return np.asarray(np.maximum(costs.verifications(rows), line) / plain)

@@ -124,14 +124,15 @@ def survey(confidences: Array, layers: int, *, window: int | None = None, tolera
     count = scores.size
     windows = adaptive_windows(scores, layers, tolerance) if window is None else np.full(count, window, dtype=np.int64)
     wide = scores.astype(np.float64)
+    places = np.arange(count)
+    distances = np.abs(places[:, None] - places)
+    near = (distances > 0) & (distances <= windows[:, None] // 2)
+    neighbours = near.sum(1)
     # A candidate without neighbours lies in no valley.
-    means, spreads = np.full(count, -np.inf), np.zeros(count)
-    for i, width in enumerate(windows):
-        half = width // 2
-        neighbours = np.concatenate([wide[max(0, i - half) : i], wide[i + 1 : i + half + 1]])
-        if neighbours.size:
-            means[i], spreads[i] = neighbours.mean(), neighbours.std()
-    return Landscape(scores, windows, means, spreads)
+    some = np.maximum(neighbours, 1)
+    means = np.where(neighbours, near @ wide / some, -np.inf)
+    apart = np.where(near, wide - np.where(neighbours, means, 0.0)[:, None], 0.0)
+    return Landscape(scores, windows, means, np.sqrt((apart**2).sum(1) / some))
 
 
 def adapt_lambda(lam: float, ratio: float, least_ratio: float) -> float:
