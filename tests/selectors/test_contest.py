@@ -8,7 +8,7 @@ import pytest
 from conflayers.costs import Costs
 from conflayers.plan import LOOKUP, Plan
 from conflayers.round import Round
-from conflayers.selectors.contest import BURN_IN, GIVEN, REVIEW, WARM_UP, Contest
+from conflayers.selectors.contest import BURN_IN, GIVEN, KNOWN, REVIEW, WARM_UP, Contest
 from conflayers.selectors.losses import SHARE, STEPS
 
 GOOD, FAIR, BAD = Plan.layers([1, 2]), Plan.layers([0, 2]), Plan.layers([0, 1])
@@ -126,7 +126,7 @@ def test_plain_steps_are_measured_anew_now_and_then():
     machine = Machine({GOOD: 2})
     machine.contest.begin_with(GOOD)
     machine.rounds(WARM_UP + 1)
-    used = machine.rounds(REVIEW + 20)
+    used = machine.rounds(REVIEW + 8 * machine.contest.length)
 
     assert used.count(None) >= WARM_UP
     assert used[-1] == GOOD
@@ -192,7 +192,7 @@ def test_a_clock_that_stands_still_harms_nothing():
     assert machine.tokens >= 60
 
 
-def test_who_is_drawn_again_has_longer_turns_up_to_four_lengths():
+def test_the_better_a_plan_is_known_the_longer_its_turns():
     turns = []
 
     class Chance(random.Random):
@@ -203,11 +203,13 @@ def test_who_is_drawn_again_has_longer_turns_up_to_four_lengths():
     machine = Machine({GOOD: 1}, fallback=False)
     machine.contest.begin_with(GOOD)
     machine.contest._chance = Chance()
-    machine.rounds(100)
+    machine.rounds(400)
 
     # Two tokens a round; rounds are counted behind the draw.
     lengths = [(later - before) // 2 for before, later in itertools.pairwise(turns)]
-    assert lengths[:6] == [4, 8, 12, 16, 16, 16]
+    assert set(lengths[: int(KNOWN) // 4]) == {4}
+    assert lengths == sorted(lengths)
+    assert lengths[-1] > 4 * 4
 
 
 def test_somebody_new_need_not_wait_for_the_end_of_a_long_turn():

@@ -86,7 +86,7 @@ def agreements(llm: Llm, texts: list[Text], plans: Sequence[Plan]) -> list[float
         seen += len(wanted)
         for at, plan in enumerate(plans):
             with llm.body.running(plan):
-                said = llm.body.replay(text.tokens[text.start - 1 : -1]).argmax(-1).tolist()
+                said = llm.body.replay(text.tokens[text.start - 1 : -1]).logits.argmax(-1).tolist()
             right[at] += sum(a == b for a, b in zip(said, wanted, strict=True))
     return [count / seen for count in right]
 

@@ -183,7 +183,7 @@ class Body(Protocol):
         """
         ...
 
-    def replay(self, tokens: Sequence[int]) -> torch.Tensor:
+    def replay(self, tokens: Sequence[int]) -> Pass:
         """Run the last cached tokens again, each for itself, against what the cache holds of the text before it.
 
         What a draft would say first after each of them, were all before it verified, in one pass. Only where `trees`.
@@ -193,7 +193,7 @@ class Body(Protocol):
             tokens: the last of the cache, one or more.
 
         Returns:
-            Logits [tokens, vocabulary].
+            A pass with logits [tokens, vocabulary].
         """
         ...
 

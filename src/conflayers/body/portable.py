@@ -148,7 +148,7 @@ class PortableBody:
         """One pass after the other; see `contract.Body.chain`."""
         one_by_one(self.forward, tokens, most, following)
 
-    def replay(self, tokens: Sequence[int]) -> torch.Tensor:
+    def replay(self, tokens: Sequence[int]) -> Pass:
         """The last cached tokens once more, each for itself; see `contract.Body.replay`."""
         count, length = len(tokens), self.length
         self._cache.check_room(count)
@@ -157,7 +157,7 @@ class PortableBody:
         positions = torch.arange(length - count, length, device=self._device)[None]
         arguments = {"input_ids": ids, "position_ids": positions + self._shift, "attention_mask": masks}
         with self._cache.again(count):
-            return self._run(arguments, count, count, 0).logits
+            return self._run(arguments, count, count, 0)
 
     @torch.no_grad()
     def prefill(self, tokens: Sequence[int], inputs: Mapping[str, Any], record: int = 0) -> Pass:

@@ -134,13 +134,13 @@ class ShortPasses(PortableBody):
         return Pass(logits, joined_traces(traces) if traces else None, known if None not in best else None)
 
     @torch.no_grad()
-    def replay(self, tokens: Sequence[int]) -> torch.Tensor:
+    def replay(self, tokens: Sequence[int]) -> Pass:
         """The last cached tokens once more, each for itself; see `contract.Body.replay`."""
         form, count, length = self._short(len(tokens)), len(tokens), self.length
         if form is None:
             return super().replay(tokens)
         with self._cache.again(count):
-            return self._run_short(form, tokens, Sight.replay(length, count), count, 0).logits
+            return self._run_short(form, tokens, Sight.replay(length, count), count, 0)
 
     def _short(self, count: int) -> Form | None:
         """The weights of a pass over so many tokens, if it can be one call of the kernels."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
+from conflayers.body.contract import Pass
 from conflayers.plan import FULL, Plan
 from conflayers.round import State
 from conflayers.sampling import Greedy, Processed
@@ -45,24 +46,24 @@ def agreement(state: State, plan: Plan, count: int) -> tuple[float, float]:
     if isinstance(state.sampler, Greedy):
         return _named(state.sampler, tokens, length - count, said, 0 if state.body.steady else SIBLINGS)
     with state.body.running(FULL):
-        target = state.body.replay(asked)
+        target = state.body.replay(asked).logits
     assert isinstance(state.sampler, Processed)
-    return _overlap(state.sampler, tokens, length - count, said, target), 0.0
+    return _overlap(state.sampler, tokens, length - count, said.logits, target), 0.0
 
 
-def _named(
-    sampler: Greedy, tokens: Sequence[int], first: int, said: torch.Tensor, siblings: int
-) -> tuple[float, float]:
-    """Of the tokens from `first` + 1 on, how many the sampler takes from the logits [tokens, vocabulary], and how many
-    are among so many next."""
-    wanted = tokens[first + 1 : first + 1 + len(said)]
-    if type(sampler) is Greedy and not sampler.processors:
-        best = said.float().topk(min(1 + siblings, said.shape[-1]), -1).indices.tolist()
-        places = [row.index(token) if token in row else None for row, token in zip(best, wanted, strict=True)]
-        named = places.count(0)
-        return named, len(places) - places.count(None) - named
-    proposals = (sampler.propose(tokens[: first + 1 + row], logits) for row, logits in enumerate(said))
-    return sum(p is not None and p.token == token for p, token in zip(proposals, wanted, strict=True)), 0.0
+def _named(sampler: Greedy, tokens: Sequence[int], first: int, said: Pass, siblings: int) -> tuple[float, float]:
+    """Of the tokens from `first` + 1 on, how many the sampler takes from a pass, and how many are among the next."""
+    rows = said.logits
+    wanted = tokens[first + 1 : first + 1 + len(rows)]
+    if type(sampler) is not Greedy or sampler.processors:
+        proposals = (sampler.propose(tokens[: first + 1 + row], logits) for row, logits in enumerate(rows))
+        return sum(p is not None and p.token == token for p, token in zip(proposals, wanted, strict=True)), 0.0
+    if said.best and not siblings:
+        return sum(best == token for (best, _), token in zip(said.best, wanted, strict=True)), 0.0
+    likely = rows.float().topk(min(1 + siblings, rows.shape[-1]), -1).indices.tolist()
+    places = [row.index(token) if token in row else None for row, token in zip(likely, wanted, strict=True)]
+    named = places.count(0)
+    return named, len(places) - places.count(None) - named
 
 
 def _overlap(sampler: Processed, tokens: Sequence[int], first: int, said: torch.Tensor, target: torch.Tensor) -> float:

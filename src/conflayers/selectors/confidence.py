@@ -22,8 +22,9 @@ def confidence(outputs: list[torch.Tensor]) -> torch.Tensor:
         [layers, tokens], float32 on the CPU.
     """
     channels = torch.stack(outputs).float().clamp(LOWEST, HIGHEST)  # [layers, tokens, hidden]
-    shares = channels.softmax(-1)
-    entropy = torch.special.entr(shares).sum(-1)
+    # One logarithm a channel's sum instead of one a channel.
+    logarithms = channels.log_softmax(-1)
+    entropy = -(logarithms.exp() * logarithms).sum(-1)
     certainty: torch.Tensor = 1 - entropy / math.log(channels.shape[-1])
     return certainty.cpu()
 

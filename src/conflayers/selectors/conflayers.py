@@ -35,10 +35,10 @@ from conflayers.selectors.shortlist import Shortlist
 # New tokens that a look takes in: fewer say little. Where rows are dear, as many as cost so many plain steps.
 LEAST_LOOK, MOST_LOOK, LOOK_ROWS = 16, 32, 2.0
 # Time that looks may take: a share of all the time so far, and at the start a few plain steps.
-LOOK_SHARE = 0.003
-LOOK_STEPS = 8.0
+LOOK_SHARE = 0.0025
+LOOK_STEPS = 7.0
 # ... and some more once drafts have gained something.
-MORE_STEPS = 12.0
+MORE_STEPS = 11.0
 # ... fewer where a text is short, as a share of its tokens.
 MOST_OF_A_TEXT = 0.025
 # Tokens until the search goes on where no candidate promised anything: so many at first, doubled each time.
@@ -55,7 +55,7 @@ class ConfLayers:
         layers: decoder layers of the model.
         fallback: whether plain decoding is among the choices.
         costs: what draft steps and verifications take.
-        interval: rounds of a first turn, 1 or more; later ones are up to four times as long.
+        interval: rounds of a first turn, 1 or more; later ones are up to eight times as long.
         context_window: tokens of the prompt whose confidences are averaged, 1 or more.
         views: whether drafts may be of lower precision too, where that is faster.
         lookup: whether tokens are also looked up in the text.
@@ -138,14 +138,15 @@ class ConfLayers:
     def learn(self, state: State, done: Round) -> None:
         """Count the round, and look at a candidate when it is time."""
         self._tokens += done.kept
-        if self.contest.observe(done) and self._may_search(state):
+        self.contest.observe(done)
+        if self._searching and self._tokens >= self._not_before and self._may_search(state):
             begun = self.clock()
             self._search(state)
             self._spent += max(self.clock() - begun, 0.0)
 
     def _may_search(self, state: State) -> bool:
         """Whether there are candidates, text to see and time for a look. Asking is not counted: looks would starve."""
-        if not self._searching or not state.left or self._tokens < self._not_before or self._confidences is None:
+        if not state.left or self._confidences is None:
             return False
         if state.generated < LEAST_LOOK or self.contest.measuring:
             return False

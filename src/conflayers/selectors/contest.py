@@ -31,8 +31,8 @@ BELIEVED = 32.0
 GIVEN = (1.1, 4.0)
 # What was gained may be lost again up to this share of the time: it is staked on finding more.
 CREDIT = 0.25
-# Who is drawn again has a turn longer by one length, up to so many: draws take time too, and tell the less the surer.
-LONGEST = 8
+# A turn has a length for every so many rounds that are known of its plan, up to so many: draws take time too.
+KNOWN, LONGEST = 12.0, 8
 # Plain decoding goes on for so many times as many rounds as a plan before there is another draw.
 PLAIN = 4
 # Plain steps measured before anything is compared with them, and again after so many rounds: the price of a plain step
@@ -71,7 +71,7 @@ class Contest:
     """Plans in turns.
 
     Attributes:
-        length: rounds of a first turn; later ones are up to four times as long.
+        length: rounds of a first turn; later ones are up to eight times as long.
         fallback: whether plain decoding takes part.
         lookup: whether the plan `LOOKUP` takes part, from the start: where nothing is found it is plain decoding.
         costs: what draft steps and verifications take; whoever runs the rounds lets it observe them first.
@@ -96,7 +96,6 @@ class Contest:
     _waiting: list[Round] = field(default_factory=list)  # rounds of it that were not looked at yet
     _paused: bool = False  # since too much was lost
     _left: int = 0  # rounds until the next draw
-    _again: int = 0  # how often the plan at present was drawn in a row
     _plain_rounds: int = 0
     _since_plain: int = 0
     _burnt_in: dict[Plan, int] = field(default_factory=dict)
@@ -116,7 +115,7 @@ class Contest:
     @property
     def chosen(self) -> Plan | None:
         """The plan to draft with now; None to decode plainly."""
-        return None if self.measuring else self.current
+        return None if self.fallback and self._plain_rounds < WARM_UP else self.current
 
     @property
     def best(self) -> Plan | None:
@@ -146,32 +145,36 @@ class Contest:
         # A long turn is for want of anybody new.
         self._left = 0 if self.current in (None, LOOKUP) else min(self._left, self.length)
 
-    def observe(self, done: Round) -> bool:
-        """Learn from one round, and draw when it is time. Returns False where it only waits for the others of a turn:
-        to look at each by itself takes longer."""
+    def observe(self, done: Round) -> None:
+        """Learn from one round, and draw when it is time. Rounds of one turn wait for each other: to look at each by
+        itself takes longer."""
         self._waiting.append(done)
-        if len(self._waiting) < min(self.length, self._left) and not self.measuring:
-            return False
+        waiting = len(self._waiting)
+        if waiting < self.length and waiting < self._left and not self.measuring:
+            return
         self._take_in()
         over = self._left <= 0 or self._fell
         if not self.measuring and (over or self._too_much_lost):
             self._draw()
-        return True
 
     def _take_in(self) -> None:
         """Count the rounds that wait."""
-        plain = self.costs.plain_step
+        plain, seconds, spared, drafted = self.costs.plain_step, 0.0, 0.0, 0
         for done in self._waiting:
-            seconds = done.draft_seconds + done.verify_seconds
+            spent = done.draft_seconds + done.verify_seconds
             if done.plan is None:
+                seconds += spent
+                spared += spent
                 self._plain_rounds += 1
-                self.losses.add(seconds, spared=seconds)
                 continue
             # No draft step costs more than a plain one, and no pass several of them: longer rounds were disturbed.
-            self.losses.add(min(seconds, (done.steps + DISTURBED) * plain), done.kept * plain)
+            seconds += min(spent, (done.steps + DISTURBED) * plain)
+            spared += done.kept * plain
+            drafted += done.drafted > 0
             if done.drafted or done.plan == LOOKUP:
-                self._since_plain += bool(done.drafted)
                 self._count(done.plan, done)
+        self.losses.add(seconds, spared)
+        self._since_plain += drafted
         self._left -= len(self._waiting)
         self._waiting.clear()
 
@@ -202,8 +205,9 @@ class Contest:
         return speedup, SPREAD * speedup / (rounds + 1) ** 0.5
 
     def _count(self, plan: Plan, done: Round) -> None:
-        self._burnt_in[plan] = self._burnt_in.get(plan, 0) + 1
-        if self._burnt_in[plan] <= BURN_IN:
+        burnt_in = self._burnt_in.get(plan, 0)
+        if burnt_in < BURN_IN:
+            self._burnt_in[plan] = burnt_in + 1
             return
         self._turn.add(done.steps, done.accepted, done.rows)
 
@@ -228,15 +232,19 @@ class Contest:
             self._say(best, known)
         self._best = best
         self._paused = self.fallback and (self.losses.exceeded or (self._paused and not self.losses.forgiven))
-        before = self.current
         self.current, highest = self._least(known)
         for plan, (speedup, error) in known.items() if not self._paused else ():
             drawn = self._chance.gauss(speedup, error)
             if drawn > highest:
                 self.current, highest = plan, drawn
-        self._again = min(self._again + 1, LONGEST) if self.current == before else 1
-        # Plain steps tell nothing new.
-        self._left = self.length * (PLAIN if self.current is None else self._again)
+        self._left = self.length * self._lengths(self.current)
+
+    def _lengths(self, plan: Plan | None) -> int:
+        """Of a turn: the better a plan is known, the less it tells."""
+        if plan is None:
+            return PLAIN
+        rounds = self.live[plan].rounds if plan in self.live else 0
+        return min(max(int(rounds / KNOWN), 1), LONGEST)
 
     def _least(self, known: Mapping[Plan, tuple[float, float]]) -> tuple[Plan | None, float]:
         """What is done if no draw is higher, and how high that is: plainly, or by lookups while they cost nothing."""
@@ -258,7 +266,7 @@ class Contest:
         """Let rounds before this turn count for less; for much less if it went as chance hardly explains."""
         kept = max(1 - self._turn.rounds / MEMORY, 0.0)
         if self._fell:
-            kept, self._again = FADED, 0
+            kept = FADED
         for other, seen in list(self.live.items()):
             seen.fade(kept)
             if seen.rounds < 1:

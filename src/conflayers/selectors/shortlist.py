@@ -33,7 +33,7 @@ HALF_LIFE = 1024.0
 # Of the tokens nearly named, how many are taken to be verified: trees are narrow where they are not worth it.
 VERIFIED = 0.5
 # Shares of the layers skipped by the candidates that are looked at first.
-SWEEP = (0.5, 0.75, 0.9, 0.25)
+SWEEP = (0.75, 0.9, 0.5, 0.25)
 # Rounds that a token looked at is worth: a round brings two or three.
 ROUNDS = 0.4
 
