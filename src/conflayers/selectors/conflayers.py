@@ -175,6 +175,7 @@ class ConfLayers:
         if self.shortlist is None:
             self._list(state)
             return
+        self.shortlist.hear(self.contest.live)
         plan = self.shortlist.next(self.costs, self.contest.to_beat / self.contest.bias)
         if plan is None:
             self._not_before, self._rest = self._tokens + self._rest, min(2 * self._rest, LONGEST_REST)

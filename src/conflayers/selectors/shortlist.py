@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from conflayers.costs import Costs
+from conflayers.costs import Costs, Yield
 from conflayers.expected import LEAST_STEP, Savings
 from conflayers.plan import WHOLE, Plan
 from conflayers.selectors.candidates import LEAST
@@ -70,6 +70,8 @@ class Shortlist:
     _rules: dict[str, NDArray[np.bool_]] = field(init=False)  # who comes from each
     _saved: Array = field(init=False)  # draft steps by the savings
     _sweep: list[int] = field(init=False)
+    _drafted: Array = field(init=False)  # tokens whose drafts showed whether they were right,
+    _accepted: Array = field(init=False)  # ... and of those the right ones
 
     def __post_init__(self) -> None:
         self._order = list(self.plans)
@@ -81,6 +83,7 @@ class Shortlist:
         self._mlps = np.array([float(len(plan.mlp)) for plan in self._order])
         self._sizes, self._saved = self._attentions + self._mlps, self._by(self.savings)
         self.tried, self.agreed = np.zeros(len(self._order)), np.zeros(len(self._order))
+        self._drafted, self._accepted = np.zeros(len(self._order)), np.zeros(len(self._order))
         self.latest = np.full(len(self._order), -np.inf)
         sizes = np.where(rules == LEAST, self._sizes, np.inf)
         wanted = (share * 2 * (self.layers - 2) for share in SWEEP)
@@ -103,13 +106,27 @@ class Shortlist:
         self._missed += tried - agreed
         self._nearly += nearly
 
+    def hear(self, live: Mapping[Plan, Yield]) -> None:
+        """What candidates that drafted were accepted for, which tells of others of about their size.
+
+        It says nothing new of those that drafted: they are judged by it already (`contest`).
+        """
+        self._drafted[:] = self._accepted[:] = 0.0
+        for plan, seen in live.items():
+            if plan in self._places:
+                at = self._places[plan]
+                # Of a chain only the first token that was wrong is known to be.
+                drafted = seen.accepted + min(seen.drafted - seen.accepted, seen.rounds)
+                weight = min(ENOUGH / drafted, 1.0) if drafted else 0.0
+                self._drafted[at], self._accepted[at] = weight * drafted, weight * seen.accepted
+
     def fresh(self, plan: Plan, now: int) -> float:
         """Tokens that came since a candidate was last looked at."""
         return float(now - self.latest[self._places[plan]])
 
     def acceptance(self, plan: Plan) -> float:
         """What share of the tokens a candidate is thought to name, 0 to 1."""
-        return float(self._rates()[self._places[plan]])
+        return float(self._rates(self.tried, self.agreed)[self._places[plan]])
 
     def seen(self, plan: Plan) -> float:
         """Tokens a candidate was looked at on, as far as they are remembered."""
@@ -117,15 +134,16 @@ class Shortlist:
 
     def hopes(self) -> Array:
         """Of each candidate, acceptance by an optimistic reading: as seen and an error, as guessed and a bit."""
-        rates, seen = self._rates(), self.tried > 0
-        points, heights = self._heights()
+        tried, agreed = self.tried + self._drafted, self.agreed + self._accepted
+        rates, seen = self._rates(tried, agreed), tried > 0
+        points, heights = self._heights(tried, agreed)
         smaller = heights[np.searchsorted(points, self._sizes, side="right") - 1]
         guessed = HOPE + CURVED * np.maximum(smaller - rates, 0)
         for members in self._rules.values():
             if not (members & seen).any():
                 guessed[members] += UNKNOWN_RULE
         # However few its misses were, nobody is hoped to have none.
-        missed, known = np.maximum(1 - rates, LEAST_MISSED / (self.tried + 1)), self.tried + 1
+        missed, known = np.maximum(1 - rates, LEAST_MISSED / (tried + 1)), tried + 1
         errors = np.sqrt((rates * (1 - rates) + 0.25 / known) / known)
         return np.where(seen, 1 - missed * np.exp(-errors / missed), np.minimum(rates + guessed, 1.0))
 
@@ -137,14 +155,15 @@ class Shortlist:
             to_beat: the speedup that a candidate must hope for to be worth a look.
         """
         hopes = self._forecast(self.hopes(), costs)
-        hopes[self.tried >= ENOUGH] = -np.inf
-        first = [at for at in self._sweep if not self.tried[at] and hopes[at] > to_beat]
+        tried = self.tried + self._drafted
+        hopes[tried >= ENOUGH] = -np.inf
+        first = [at for at in self._sweep if not tried[at] and hopes[at] > to_beat]
         at = first[0] if first else int(hopes.argmax())
         return self._order[at] if hopes[at] > to_beat else None
 
     def forecasts(self, costs: Costs) -> dict[Plan, tuple[float, float]]:
         """The speedup expected of each candidate looked at, and how many rounds that is worth."""
-        rates = self._rates()
+        rates = self._rates(self.tried, self.agreed)
         expected = self._forecast(rates, costs)
         looked_at = np.flatnonzero(self.tried).tolist()
         return {self._order[at]: (float(expected[at]), ROUNDS * float(self.tried[at])) for at in looked_at}
@@ -179,23 +198,23 @@ class Shortlist:
         """Of the tokens that a candidate does not name, the share that siblings make good: one figure for all."""
         return VERIFIED * self._nearly / max(self._missed, 1.0)
 
-    def _rates(self) -> Array:
+    def _rates(self, tried: Array, agreed: Array) -> Array:
         """Acceptance as seen, drawn to the line by the weight of one token; as guessed where nothing was seen."""
-        seen = self.tried > 0
-        line = np.asarray(np.interp(self._sizes, *self._heights()))
-        rates = (self.agreed + line) / (self.tried + 1)
+        seen = tried > 0
+        line = np.asarray(np.interp(self._sizes, *self._heights(tried, agreed)))
+        rates = (agreed + line) / (tried + 1)
         for rule, members in self._rules.items():
             like = seen & members
             if rule != LEAST and like.any():
                 line[members] += min(float((rates[like] - line[like]).mean()), 0.0)
         return np.where(seen, rates, np.clip(line, 0, 1))
 
-    def _heights(self) -> tuple[Array, Array]:
-        """By size: from `base` where nothing is skipped through the best of each size looked at to 0 where all is."""
+    def _heights(self, tried: Array, agreed: Array) -> tuple[Array, Array]:
+        """By size: from `base` where nothing is skipped through the best of each size seen to 0 where all is."""
         best = {0.0: self.base, 2.0 * self.layers: 0.0}
-        for at in np.flatnonzero(self.tried):
+        for at in np.flatnonzero(tried):
             size = float(self._sizes[at])
-            best[size] = max(best.get(size, 0.0), self.agreed[at] / self.tried[at])
+            best[size] = max(best.get(size, 0.0), agreed[at] / tried[at])
         points = np.array(sorted(best))
         # Skipping more never helps: a size is at least as good as any larger one.
         heights = np.maximum.accumulate(np.array([best[point] for point in points])[::-1])[::-1]
