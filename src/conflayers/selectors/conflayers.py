@@ -36,9 +36,9 @@ from conflayers.selectors.shortlist import Shortlist
 LEAST_LOOK, MOST_LOOK, LOOK_ROWS = 16, 32, 2.0
 # Time that looks may take: a share of all the time so far, and at the start a few plain steps.
 LOOK_SHARE = 0.0025
-LOOK_STEPS = 7.0
+LOOK_STEPS = 6.0
 # ... and some more once drafts have gained something.
-MORE_STEPS = 11.0
+MORE_STEPS = 10.0
 # ... fewer where a text is short, as a share of its tokens.
 MOST_OF_A_TEXT = 0.025
 # Tokens until the search goes on where no candidate promised anything: so many at first, doubled each time.

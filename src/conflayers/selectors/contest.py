@@ -32,7 +32,7 @@ GIVEN = (1.1, 4.0)
 # What was gained may be lost again up to this share of the time: it is staked on finding more.
 CREDIT = 0.25
 # A turn has a length for every so many rounds that are known of its plan, up to so many: draws take time too.
-KNOWN, LONGEST = 12.0, 8
+KNOWN, LONGEST = 8.0, 8
 # Plain decoding goes on for so many times as many rounds as a plan before there is another draw.
 PLAIN = 4
 # Plain steps measured before anything is compared with them, and again after so many rounds: the price of a plain step

@@ -34,7 +34,9 @@ HALF_LIFE = 1024.0
 VERIFIED = 0.5
 # Shares of the layers skipped by the candidates that are looked at first.
 SWEEP = (0.75, 0.9, 0.5, 0.25)
-# Rounds that a token looked at is worth: a round brings two or three.
+# The tokens of a look are of one place, which is hard or easy: they tell as much as so many fewer of all places.
+ALIKE = 4.0
+# Rounds that a token of all places is worth: a round brings two or three.
 ROUNDS = 0.4
 
 
@@ -143,7 +145,7 @@ class Shortlist:
             if not (members & seen).any():
                 guessed[members] += UNKNOWN_RULE
         # However few its misses were, nobody is hoped to have none.
-        missed, known = np.maximum(1 - rates, LEAST_MISSED / (tried + 1)), tried + 1
+        missed, known = np.maximum(1 - rates, LEAST_MISSED / (tried + 1)), tried / ALIKE + 1
         errors = np.sqrt((rates * (1 - rates) + 0.25 / known) / known)
         return np.where(seen, 1 - missed * np.exp(-errors / missed), np.minimum(rates + guessed, 1.0))
 
@@ -166,7 +168,7 @@ class Shortlist:
         rates = self._rates(self.tried, self.agreed)
         expected = self._forecast(rates, costs)
         looked_at = np.flatnonzero(self.tried).tolist()
-        return {self._order[at]: (float(expected[at]), ROUNDS * float(self.tried[at])) for at in looked_at}
+        return {self._order[at]: (float(expected[at]), ROUNDS / ALIKE * float(self.tried[at])) for at in looked_at}
 
     def draft_steps(self, costs: Costs) -> Array:
         """Of each candidate, as shares of a plain step: see `Costs.draft_step`.
