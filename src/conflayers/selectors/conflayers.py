@@ -42,7 +42,7 @@ MORE_STEPS = 10.0
 # ... fewer where a text is short, as a share of its tokens.
 MOST_OF_A_TEXT = 0.025
 # Tokens until the search goes on where no candidate promised anything: so many at first, doubled each time.
-FIRST_REST, LONGEST_REST = 64, 1 << 16
+FIRST_REST, LONGEST_REST = 64, 1024
 
 
 @dataclass(slots=True)
@@ -124,8 +124,6 @@ class ConfLayers:
             self._confidences = sublayer_confidences(prefill).mean(-1)
         if self.views and self._views.unseen is None:
             self._views.unseen = list(state.body.quick())
-        # Another text, another chance.
-        self._rest, self._not_before = FIRST_REST, 0
 
     def choose(self) -> Plan | None:
         """The plan whose turn it is, or None for plain decoding."""
@@ -175,8 +173,9 @@ class ConfLayers:
         if self.shortlist is None:
             self._list(state)
             return
+        self.shortlist.fade(self._tokens)
         self.shortlist.hear(self.contest.live)
-        plan = self.shortlist.next(self.costs, self.contest.to_beat / self.contest.bias)
+        plan = self.shortlist.next(self.costs, self.contest.to_beat / self.contest.bias, self.contest.best)
         if plan is None:
             self._not_before, self._rest = self._tokens + self._rest, min(2 * self._rest, LONGEST_REST)
             return

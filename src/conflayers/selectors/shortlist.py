@@ -28,6 +28,8 @@ CURVED = 0.75
 LEAST_MISSED = 0.5
 # Tokens after which a candidate is known well enough; old ones fade as new ones come.
 ENOUGH = 256.0
+# Fewer tokens than this tell nothing of others of about a candidate's size any more.
+FAINT = 16.0
 # Tokens of the task after which a look counts for half: each was at another place, and some places are hard.
 HALF_LIFE = 1024.0
 # Of the tokens nearly named, how many are taken to be verified: trees are narrow where they are not worth it.
@@ -60,7 +62,7 @@ class Shortlist:
     tried: Array = field(init=False)
     agreed: Array = field(init=False)
     latest: Array = field(init=False)
-    _now: int = 0  # tokens of the task at the last look
+    _now: int = 0  # tokens of the task when looks last faded
     _missed: float = 0.0
     _nearly: float = 0.0
     _order: list[Plan] = field(init=False)
@@ -94,10 +96,7 @@ class Shortlist:
     def count(self, plan: Plan, agreed: float, nearly: float, tried: int, now: int) -> None:
         """A look, when the task had `now` tokens: of the last `tried` the candidate named `agreed`, others `nearly`."""
         at = self._places[plan]
-        faded = 0.5 ** ((now - self._now) / HALF_LIFE)
-        self.tried *= faded
-        self.agreed *= faded
-        self._now = now
+        self.fade(now)
         if self.tried[at] + tried > ENOUGH:
             kept = max(ENOUGH - tried, 0.0) / self.tried[at]
             self.tried[at] *= kept
@@ -107,6 +106,13 @@ class Shortlist:
         self.latest[at] = now
         self._missed += tried - agreed
         self._nearly += nearly
+
+    def fade(self, now: int) -> None:
+        """Let looks count for what they do when the task has `now` tokens."""
+        faded = 0.5 ** ((now - self._now) / HALF_LIFE)
+        self.tried *= faded
+        self.agreed *= faded
+        self._now = now
 
     def hear(self, live: Mapping[Plan, Yield]) -> None:
         """What candidates that drafted were accepted for, which tells of others of about their size.
@@ -149,15 +155,20 @@ class Shortlist:
         errors = np.sqrt((rates * (1 - rates) + 0.25 / known) / known)
         return np.where(seen, 1 - missed * np.exp(-errors / missed), np.minimum(rates + guessed, 1.0))
 
-    def next(self, costs: Costs, to_beat: float) -> Plan | None:
+    def next(self, costs: Costs, to_beat: float, best: Plan | None = None) -> Plan | None:
         """Whoever is worth a look most.
 
         Args:
             costs: what verifications take.
-            to_beat: the speedup that a candidate must hope for to be worth a look.
+            to_beat: the speedup that a candidate must hope for to be worth a look,
+            best: ... unless this one drafts: then it is what would be forecast of it by all that was seen of it.
         """
         hopes = self._forecast(self.hopes(), costs)
         tried = self.tried + self._drafted
+        if best in self._places:
+            at = self._places[best]
+            rates = self._rates(tried, self.agreed + self._accepted)[at : at + 1]
+            to_beat = float(speedups(rates, self.draft_steps(costs)[at : at + 1], costs, self._caught)[0])
         hopes[tried >= ENOUGH] = -np.inf
         first = [at for at in self._sweep if not tried[at] and hopes[at] > to_beat]
         at = first[0] if first else int(hopes.argmax())
@@ -214,7 +225,7 @@ class Shortlist:
     def _heights(self, tried: Array, agreed: Array) -> tuple[Array, Array]:
         """By size: from `base` where nothing is skipped through the best of each size seen to 0 where all is."""
         best = {0.0: self.base, 2.0 * self.layers: 0.0}
-        for at in np.flatnonzero(tried):
+        for at in np.flatnonzero(tried >= FAINT):
             size = float(self._sizes[at])
             best[size] = max(best.get(size, 0.0), agreed[at] / tried[at])
         points = np.array(sorted(best))
