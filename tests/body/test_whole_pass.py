@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from transformers import (
 
 from conflayers import Llm
 from conflayers.body import products
+from conflayers.body.contract import Pass, one_by_one
 from conflayers.body.fast import FastBody
 from conflayers.body.handover import adopt, check_cache
 from conflayers.errors import InputError
@@ -157,6 +159,57 @@ def test_passes_are_those_of_the_operators(both, length):
         for ours, theirs in zip(*(body.cache.layers for body in both), strict=True):
             assert off(ours.keys[:, :, : length + count], theirs.keys[:, :, : length + count]) < CLOSE
             assert off(ours.values[:, :, : length + count], theirs.values[:, :, : length + count]) < CLOSE
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+@pytest.mark.parametrize("plan", [FULL, Plan.layers([1, 2])], ids=["whole", "draft"])
+def test_a_chain_is_one_pass_after_the_other(both, plan, tokens):
+    body = both[0]
+    names, most = [31, 7, None, 5], 6
+
+    def drafted(run) -> tuple[list[torch.Tensor], list[tuple[int, float]], list[torch.Tensor]]:
+        begin(body, 20)
+        logits, best, left = [], [], iter(names)
+
+        def following(step: Pass) -> int | None:
+            logits.append(step.logits.clone())
+            best.append(step.best[0])
+            return next(left)
+
+        with body.running(plan):
+            run(TEXT[20 : 20 + tokens], most, following)
+        assert body.length == 20 + tokens + 2
+        return logits, best, [layer.keys[:, :, : body.length].clone() for layer in body.cache.layers]
+
+    ours, slow = drafted(body.chain), drafted(partial(one_by_one, body.forward))
+    assert len(ours[0]) == 3
+    assert ours[1] == slow[1]
+    for one, other in zip((*ours[0], *ours[2]), (*slow[0], *slow[2]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_chain_ends_at_the_most_passes(both):
+    body = both[0]
+    begin(body, 20)
+    body.chain(TEXT[20:22], 4, lambda step: 9)
+    assert body.length == 20 + 2 + 3
+
+
+@pytest.mark.parametrize("error", [ValueError("planted"), KeyboardInterrupt()])
+def test_what_is_raised_between_the_passes_of_a_chain_is_heard(both, error):
+    body = both[0]
+    begin(body, 20)
+
+    def following(step: Pass) -> int | None:
+        raise error
+
+    with pytest.raises(type(error)):
+        body.chain(TEXT[20:21], 4, following)
+    assert body.length == 20
+    with pytest.raises(IndexError, match=str(VOCABULARY)):
+        body.chain(TEXT[20:21], 4, lambda step: VOCABULARY)
+    with pytest.raises(IndexError, match="cache"):
+        body.chain(TEXT[20:21], 10_000, lambda step: 1)
 
 
 @pytest.mark.parametrize("count", [33, 64, 100, 129, 400])

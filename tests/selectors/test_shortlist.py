@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from conflayers.costs import Costs
-from conflayers.expected import Savings
+from conflayers.costs import Costs, Yield
+from conflayers.expected import Expected, Savings
 from conflayers.plan import Plan
 from conflayers.selectors.candidates import LEAST, VALLEY
 from conflayers.selectors.forecast import speedups
-from conflayers.selectors.shortlist import ENOUGH, HALF_LIFE, ROUNDS, Shortlist
+from conflayers.selectors.shortlist import ALIKE, ENOUGH, HALF_LIFE, ROUNDS, Shortlist
 
 LAYERS = 10
 LEAST_PLANS = [Plan.layers(range(1, 1 + count)) for count in range(1, 9)]
@@ -43,10 +43,10 @@ def search(listed: Shortlist, acceptance, most: int = 40) -> list[Plan]:
     return looks
 
 
-def test_the_first_looks_are_at_half_three_quarters_and_most_of_the_layers():
-    looks = search(shortlist(), lambda plan: 0.9)
+def test_the_first_looks_are_at_three_quarters_most_and_half_of_the_layers():
+    looks = search(shortlist(), lambda plan: 0.95 if plan.skipped <= 2 * 5 else 0.5)
 
-    assert looks[:3] == [LEAST_PLANS[3], LEAST_PLANS[5], LEAST_PLANS[6]]
+    assert looks[:3] == [LEAST_PLANS[5], LEAST_PLANS[6], LEAST_PLANS[3]]
 
 
 def test_nobody_who_was_seen_is_hoped_to_miss_nothing():
@@ -103,7 +103,7 @@ def test_a_forecast_is_there_for_whoever_was_looked_at_and_is_worth_its_tokens()
 
     assert [*forecasts] == [LEAST_PLANS[3], LEAST_PLANS[5]]
     assert forecasts[LEAST_PLANS[3]][0] > 1 > forecasts[LEAST_PLANS[5]][0]
-    assert [weight for _, weight in forecasts.values()] == [32 * ROUNDS, 16 * ROUNDS]
+    assert [weight for _, weight in forecasts.values()] == [32 * ROUNDS / ALIKE, 16 * ROUNDS / ALIKE]
 
 
 def test_old_tokens_give_way_to_new_ones():
@@ -125,6 +125,50 @@ def test_looks_fade_so_that_who_was_seen_at_a_hard_place_is_looked_at_again():
     listed.count(LEAST_PLANS[0], 31, 0, 32, 32 + 6 * int(HALF_LIFE))
     assert listed.seen(LEAST_PLANS[5]) == 0.5
     assert listed.next(costs(), 1.3) is not None
+
+
+def test_looks_fade_though_nobody_is_looked_at():
+    listed = shortlist()
+    for plan in LEAST_PLANS + VALLEY_PLANS:
+        listed.count(plan, 10, 0, 32, 32)
+    assert listed.next(costs(), 1.15) is None
+
+    listed.fade(32 + 6 * int(HALF_LIFE))
+
+    assert listed.seen(LEAST_PLANS[5]) == 0.5
+    assert listed.next(costs(), 1.15) is not None
+
+
+def test_what_drafts_were_accepted_for_tells_where_to_look():
+    drafting = LEAST_PLANS[3]
+    listed = shortlist()
+    listed.count(drafting, 14, 0, 32, 32)
+    unlucky = listed.hopes()
+    listed.hear({drafting: Yield(rounds=60, drafted=200, accepted=190, rows=260)})
+    hopes = listed.hopes()
+
+    places = {plan: at for at, plan in enumerate(listed.plans)}
+    assert all(hopes[places[plan]] > unlucky[places[plan]] for plan in LEAST_PLANS[4:7])
+    # The forecast of who drafted is of what was seen of it alone: what its drafts brought counts beside it.
+    assert listed.forecasts(costs())[drafting][1] == 32 * ROUNDS / ALIKE
+    assert listed.next(costs(), 5.0, drafting) not in (None, drafting)
+
+
+def test_candidates_that_never_drafted_are_priced_by_what_draft_steps_take_now():
+    drafted, new = LEAST_PLANS[3], LEAST_PLANS[5]
+    known = costs()
+    known.expected = Expected(64, ((1, 1.0), (8, 1.5)), {"whole": Savings(0.045, 0.045)})
+    listed = shortlist()
+    before = listed.draft_steps(known)
+    # Twice as long as expected.
+    known.observe(drafted, steps=2, rows=3, kept=1, draft_seconds=2 * 2 * 6.4, verify_seconds=11.0)
+
+    after = listed.draft_steps(known)
+
+    assert after == pytest.approx(2 * before)
+    places = {plan: at for at, plan in enumerate(listed.plans)}
+    for plan in (drafted, new):
+        assert after[places[plan]] == pytest.approx(known.draft_step(plan) / 10)
 
 
 def test_nothing_is_worth_a_look_where_even_hope_loses():

@@ -32,6 +32,7 @@ import random
 import re
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ from torch.utils._pytree import tree_leaves
 
 from conflayers import FULL, Llm, Plan
 from conflayers.body.cache import STEP
-from conflayers.body.contract import Trace
+from conflayers.body.contract import Pass, Trace, one_by_one
 from conflayers.decoding import decode
 from conflayers.draft import MOST_SIBLINGS
 from conflayers.methods import METHODS, build_method
@@ -112,19 +113,17 @@ def test_a_search_that_ends_with_nothing_found_does_not_draft_with_the_whole_mod
             yield
         drafting[0] = False
 
-    def never_right(run_pass, logits_of):
+    def never_right(run_pass):
         def run(*args, **kwargs):
             output = run_pass(*args, **kwargs)
-            if drafting[0]:
-                logits_of(output)[:] = wrong
-            return output
+            return Pass(output.logits.clone().copy_(wrong), output.trace) if drafting[0] else output
 
         return run
 
     monkeypatch.setattr(llm.body, "running", noted)
-    monkeypatch.setattr(llm.body, "forward", never_right(llm.body.forward, lambda output: output.logits))
-    if hasattr(llm.body, "replay"):
-        monkeypatch.setattr(llm.body, "replay", never_right(llm.body.replay, lambda logits: logits))
+    for name in ("forward", "replay"):
+        monkeypatch.setattr(llm.body, name, never_right(getattr(llm.body, name)))
+    monkeypatch.setattr(llm.body, "chain", partial(one_by_one, llm.body.forward))
     limit = {} if search == "default" else {"max_iterations": 3}
     task = task_of(llm, search, tree="none", **limit)
     result = llm.generate(PROMPT, task=task, max_new_tokens=120)

@@ -35,7 +35,7 @@ from conflayers.selectors.shortlist import Shortlist
 # New tokens that a look takes in: fewer say little. Where rows are dear, as many as cost so many plain steps.
 LEAST_LOOK, MOST_LOOK, LOOK_ROWS = 16, 32, 2.0
 # Time that looks may take: a share of all the time so far, and at the start a few plain steps.
-LOOK_SHARE = 0.0025
+LOOK_SHARE = 0.002
 LOOK_STEPS = 6.0
 # ... and some more once drafts have gained something.
 MORE_STEPS = 10.0
