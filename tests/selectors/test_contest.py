@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from conflayers.costs import Costs
+from conflayers.costs import Costs, Yield
 from conflayers.plan import LOOKUP, Plan
 from conflayers.round import Round
 from conflayers.selectors.contest import BURN_IN, GIVEN, KNOWN, REVIEW, WARM_UP, Contest
@@ -247,3 +247,14 @@ def test_a_fall_ends_a_long_turn():
         drafted.append(machine.rounds(100).count(GOOD))
 
     assert sum(drafted) / len(drafted) < 30
+
+
+def test_the_best_stays_the_best_until_another_surely_is_better():
+    contest = Machine({GOOD: 2}).contest
+    contest.begin_with(GOOD)
+    contest.live = {GOOD: Yield(50), FAIR: Yield(50)}
+
+    assert contest._best_of({GOOD: (1.3, 0.05), FAIR: (1.4, 0.05)}) == GOOD
+    assert contest._best_of({GOOD: (1.3, 0.05), FAIR: (1.5, 0.05)}) == FAIR
+    assert contest._best_of({GOOD: (0.99, 0.05), FAIR: (1.01, 0.05)}) == FAIR
+    assert contest._best_of({GOOD: (0.99, 0.05), FAIR: (0.98, 0.05)}) is None

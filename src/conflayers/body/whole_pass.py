@@ -18,6 +18,7 @@ from conflayers.body.cache import PositionedCache
 from conflayers.body.contract import Best, Following, Pass, Trace
 from conflayers.body.native import ATTENDED
 from conflayers.body.operators import SHORT, RmsNorm
+from conflayers.body.pass_records import Layer, PassRecord, records
 from conflayers.body.passes import Angles, Passes
 from conflayers.body.products import Plain, Record, Rounded
 from conflayers.body.sight import Sight
@@ -39,30 +40,6 @@ TEXTS = {torch.bfloat16: 1 << 30, torch.float32: 2 * SHORT}
 TEXTS_BY_TILES = 4 * SHORT
 
 
-class _Layer(ctypes.Structure):
-    """See `Layer` in pass.h."""
-
-    _fields_ = (
-        *((name, _POINTER) for name in ("norm", "mlp_norm", "q_norm", "k_norm")),
-        *((name, Record) for name in ("qkv", "out", "gate_up", "down")),
-        ("rotated", _COUNT),
-    )
-
-
-class _Pass(ctypes.Structure):
-    """See `Pass` in pass.h."""
-
-    _fields_ = (
-        *((name, _COUNT) for name in ("layers", "tokens", "length", "wanted", "threads")),
-        *((name, _COUNT) for name in ("hidden", "inner", "heads", "kv_heads", "width", "stride", "traced")),
-        ("eps", ctypes.c_double),
-        *((name, _POINTER) for name in ("layer", "keys", "values", "runs", "norm", "head")),
-        *((name, _POINTER) for name in ("embedding", "ids", "positions", "cos", "sin", "bias")),
-        ("biases", _COUNT),
-        *((name, _POINTER) for name in ("trace", "logits", "best", "probabilities", "seconds", "times", "scratch")),
-    )
-
-
 @dataclass(slots=True)
 class _Prepared:
     """A form as the kernels know it, for as long as the form is there.
@@ -73,9 +50,9 @@ class _Prepared:
     """
 
     form: Form
-    layers: "ctypes.Array[_Layer]"
+    layers: "ctypes.Array[Layer]"
     head: Record
-    given: _Pass
+    given: PassRecord
     runs: "dict[Plan, ctypes.Array[ctypes.c_uint8]]" = field(default_factory=dict)
 
     def runs_by(self, plan: Plan) -> "ctypes.Array[ctypes.c_uint8]":
@@ -148,14 +125,14 @@ class WholePass(Passes):
 
     def _prepare(self, form: Form) -> _Prepared | None:
         """None unless all layers have one shape: whoever prunes a model may leave it some of another width."""
-        layers, head = _records(form)
+        layers, head = records(form)
         hidden, inner, asked = self.embedding.shape[1], layers[0].down.ins, self.heads * self.width
         mixed = asked + 2 * self.kv_heads * self.width
         wanted = [(hidden, mixed), (asked, hidden), (hidden, 2 * inner), (inner, hidden)]
         found = ([(one.ins, one.outs) for one in (x.qkv, x.out, x.gate_up, x.down)] for x in layers)
         if head.ins != hidden or any(shapes != wanted for shapes in found):
             return None
-        given = _Pass(
+        given = PassRecord(
             layers=len(layers),
             hidden=hidden,
             inner=inner,
@@ -299,7 +276,7 @@ class WholePass(Passes):
         given.seconds, given.times = map(ctypes.addressof, self._watched) if self._watched else (None, None)
         return prepared
 
-    def _make_room(self, given: _Pass, tokens: int) -> None:
+    def _make_room(self, given: PassRecord, tokens: int) -> None:
         """Have scratch for passes up to the one that ends so many tokens behind the cache."""
         length, given.length = given.length, given.length + tokens - given.tokens
         needed = kernels.of("pass_bytes", self.embedding.dtype)(ctypes.byref(given))
@@ -318,21 +295,3 @@ def _trace(kept: torch.Tensor, runs: Iterable[int]) -> Trace:
         if run & 2:
             trace.mlp.append(next(parts))
     return trace
-
-
-def _records(form: Form) -> "tuple[ctypes.Array[_Layer], Record]":
-    """A form's layers and head as the kernels know them."""
-    layers = (_Layer * len(form.layers))()
-    for made, layer in zip(layers, form.layers, strict=True):
-        made.norm, made.mlp_norm = layer.norm.weight.data_ptr(), layer.mlp_norm.weight.data_ptr()
-        if layer.head_norms:
-            made.q_norm, made.k_norm = (norm.weight.data_ptr() for norm in layer.head_norms)
-        made.qkv, made.out = _record_of(layer.qkv), _record_of(layer.out)
-        made.gate_up, made.down = _record_of(layer.gate_up), _record_of(layer.down)
-        made.rotated = layer.rotated
-    return layers, _record_of(form.head)
-
-
-def _record_of(product: object) -> Record:
-    assert isinstance(product, Plain | Rounded)
-    return product.record
