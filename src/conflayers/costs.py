@@ -160,7 +160,9 @@ class Costs:
         return plan in self.steps or self._expected_step(plan) is not None
 
     def _expected_step(self, plan: Plan) -> float | None:
-        share = self.expected.step(plan) if self.expected is not None and self.known else None
+        if self.expected is None or not self.known:
+            return None
+        share = self.expected.step(plan)
         return None if share is None else share * self.plain_step
 
     def drift(self, precision: str) -> float:

@@ -6,7 +6,7 @@ from conflayers.expected import Expected, Savings
 from conflayers.plan import Plan
 from conflayers.selectors.candidates import LEAST, VALLEY
 from conflayers.selectors.forecast import speedups
-from conflayers.selectors.shortlist import ALIKE, ENOUGH, HALF_LIFE, ROUNDS, Shortlist
+from conflayers.selectors.shortlist import ENOUGH, HALF_LIFE, ROUNDS, Shortlist
 
 LAYERS = 10
 LEAST_PLANS = [Plan.layers(range(1, 1 + count)) for count in range(1, 9)]
@@ -103,7 +103,7 @@ def test_a_forecast_is_there_for_whoever_was_looked_at_and_is_worth_its_tokens()
 
     assert [*forecasts] == [LEAST_PLANS[3], LEAST_PLANS[5]]
     assert forecasts[LEAST_PLANS[3]][0] > 1 > forecasts[LEAST_PLANS[5]][0]
-    assert [weight for _, weight in forecasts.values()] == [32 * ROUNDS / ALIKE, 16 * ROUNDS / ALIKE]
+    assert [weight for _, weight in forecasts.values()] == [32 * ROUNDS, 16 * ROUNDS]
 
 
 def test_old_tokens_give_way_to_new_ones():
@@ -150,7 +150,7 @@ def test_what_drafts_were_accepted_for_tells_where_to_look():
     places = {plan: at for at, plan in enumerate(listed.plans)}
     assert all(hopes[places[plan]] > unlucky[places[plan]] for plan in LEAST_PLANS[4:7])
     # The forecast of who drafted is of what was seen of it alone: what its drafts brought counts beside it.
-    assert listed.forecasts(costs())[drafting][1] == 32 * ROUNDS / ALIKE
+    assert listed.forecasts(costs())[drafting][1] == 32 * ROUNDS
     assert listed.next(costs(), 5.0, drafting) not in (None, drafting)
 
 

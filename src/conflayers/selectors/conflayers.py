@@ -154,7 +154,7 @@ class ConfLayers:
         most = MORE_STEPS if self.contest.losses.lost < 0 else LOOK_STEPS
         steps = min(most, MOST_OF_A_TEXT * (self._tokens + state.left))
         if self._spent > steps * self.costs.plain_step + LOOK_SHARE * self.contest.losses.elapsed:
-            self._not_before = self._tokens + LEAST_LOOK
+            self._not_before = self._tokens + MOST_LOOK
             return False
         return state.generated >= min(self._rows(), max((state.generated + state.left) // 2, LEAST_LOOK))
 

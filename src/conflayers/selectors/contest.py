@@ -47,6 +47,8 @@ REVIEW = 96
 DISTURBED = 3.0
 # Lookups that bring at least this speedup are made wherever nothing better is known.
 HARMLESS = 0.99
+# A draw that plans must exceed: prices are not known well enough for less.
+WORTHWHILE = 1.02
 # A plan's first rounds do not count: the drafter does not know yet how long drafts by it should be.
 BURN_IN = 2
 
@@ -255,7 +257,7 @@ class Contest:
         if not self.fallback:
             return None, float("-inf")
         free = self.lookup and not self._paused and known[LOOKUP][0] >= HARMLESS
-        return (LOOKUP if free else None), 1.0
+        return (LOOKUP if free else None), WORTHWHILE
 
     @property
     def _fell(self) -> bool:

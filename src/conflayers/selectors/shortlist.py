@@ -36,9 +36,9 @@ HALF_LIFE = 1024.0
 VERIFIED = 0.5
 # Shares of the layers skipped by the candidates that are looked at first.
 SWEEP = (0.75, 0.9, 0.5, 0.25)
-# The tokens of a look are of one place, which is hard or easy: they tell as much as so many fewer of all places.
+# The tokens of a look are of one place, which is hard or easy: there is hope for as much as so many fewer leave.
 ALIKE = 4.0
-# Rounds that a token of all places is worth: a round brings two or three.
+# Rounds that a token looked at is worth: a round brings two or three.
 ROUNDS = 0.4
 
 
@@ -143,7 +143,10 @@ class Shortlist:
     def hopes(self) -> Array:
         """Of each candidate, acceptance by an optimistic reading: as seen and an error, as guessed and a bit."""
         tried, agreed = self.tried + self._drafted, self.agreed + self._accepted
-        rates, seen = self._rates(tried, agreed), tried > 0
+        return self._hopes(tried, agreed, self._rates(tried, agreed))
+
+    def _hopes(self, tried: Array, agreed: Array, rates: Array) -> Array:
+        seen = tried > 0
         points, heights = self._heights(tried, agreed)
         smaller = heights[np.searchsorted(points, self._sizes, side="right") - 1]
         guessed = HOPE + CURVED * np.maximum(smaller - rates, 0)
@@ -163,12 +166,12 @@ class Shortlist:
             to_beat: the speedup that a candidate must hope for to be worth a look,
             best: ... unless this one drafts: then it is what would be forecast of it by all that was seen of it.
         """
-        hopes = self._forecast(self.hopes(), costs)
-        tried = self.tried + self._drafted
+        tried, agreed = self.tried + self._drafted, self.agreed + self._accepted
+        rates, steps = self._rates(tried, agreed), self.draft_steps(costs)
+        hopes = speedups(self._hopes(tried, agreed, rates), steps, costs, self._caught)
         if best in self._places:
-            at = self._places[best]
-            rates = self._rates(tried, self.agreed + self._accepted)[at : at + 1]
-            to_beat = float(speedups(rates, self.draft_steps(costs)[at : at + 1], costs, self._caught)[0])
+            its = slice(self._places[best], self._places[best] + 1)
+            to_beat = float(speedups(rates[its], steps[its], costs, self._caught)[0])
         hopes[tried >= ENOUGH] = -np.inf
         first = [at for at in self._sweep if not tried[at] and hopes[at] > to_beat]
         at = first[0] if first else int(hopes.argmax())
@@ -177,9 +180,9 @@ class Shortlist:
     def forecasts(self, costs: Costs) -> dict[Plan, tuple[float, float]]:
         """The speedup expected of each candidate looked at, and how many rounds that is worth."""
         rates = self._rates(self.tried, self.agreed)
-        expected = self._forecast(rates, costs)
+        expected = speedups(rates, self.draft_steps(costs), costs, self._caught)
         looked_at = np.flatnonzero(self.tried).tolist()
-        return {self._order[at]: (float(expected[at]), ROUNDS / ALIKE * float(self.tried[at])) for at in looked_at}
+        return {self._order[at]: (float(expected[at]), ROUNDS * float(self.tried[at])) for at in looked_at}
 
     def draft_steps(self, costs: Costs) -> Array:
         """Of each candidate, as shares of a plain step: see `Costs.draft_step`.
@@ -202,9 +205,6 @@ class Shortlist:
 
     def _by(self, savings: Savings) -> Array:
         return np.maximum(savings.full - savings.attention * self._attentions - savings.mlp * self._mlps, LEAST_STEP)
-
-    def _forecast(self, acceptance: Array, costs: Costs) -> Array:
-        return speedups(acceptance, self.draft_steps(costs), costs, self._caught)
 
     @property
     def _caught(self) -> float:
