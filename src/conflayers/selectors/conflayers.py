@@ -35,10 +35,10 @@ from conflayers.selectors.shortlist import Shortlist
 # New tokens that a look takes in: fewer say little. Where rows are dear, as many as cost so many plain steps.
 LEAST_LOOK, MOST_LOOK, LOOK_ROWS = 16, 32, 2.0
 # Time that looks may take: a share of all the time so far, and at the start a few plain steps.
-LOOK_SHARE = 0.002
+LOOK_SHARE = 0.0015
 LOOK_STEPS = 6.0
 # ... and some more once drafts have gained something.
-MORE_STEPS = 10.0
+MORE_STEPS = 9.0
 # ... fewer where a text is short, as a share of its tokens.
 MOST_OF_A_TEXT = 0.025
 # Tokens until the search goes on where no candidate promised anything: so many at first, doubled each time.
@@ -137,7 +137,8 @@ class ConfLayers:
         """Count the round, and look at a candidate when it is time."""
         self._tokens += done.kept
         self.contest.observe(done)
-        if self._searching and self._tokens >= self._not_before and self._may_search(state):
+        # Rounds are many, and there is a budget: no more calls than that.
+        if self._tokens >= self._not_before and self._searching and self._may_search(state):
             begun = self.clock()
             self._search(state)
             self._spent += max(self.clock() - begun, 0.0)

@@ -36,7 +36,7 @@ CREDIT = 0.25
 # The best stays the best until another is better by so many standard errors: in 19 of 20 cases it is.
 SURE = 1.64
 # A turn has a length for every so many rounds that are known of its plan, up to so many: draws take time too.
-KNOWN, LONGEST = 8.0, 8
+KNOWN, LONGEST = 6.0, 8
 # Plain decoding goes on for so many times as many rounds as a plan before there is another draw.
 PLAIN = 4
 # Plain steps measured before anything is compared with them, and again after so many rounds: the price of a plain step
