@@ -1,6 +1,7 @@
 """Passes as one call of the compiled kernels, against the same operator by operator."""
 
 import copy
+import signal
 from collections.abc import Iterator
 from functools import partial
 
@@ -210,6 +211,32 @@ def test_what_is_raised_between_the_passes_of_a_chain_is_heard(both, error):
         body.chain(TEXT[20:21], 4, lambda step: VOCABULARY)
     with pytest.raises(IndexError, match="cache"):
         body.chain(TEXT[20:21], 10_000, lambda step: 1)
+
+
+def test_an_interrupt_inside_a_chain_is_heard(both):
+    body, heard = both[0], 0
+
+    class InterruptError(Exception):
+        pass
+
+    def raise_it(*_: object) -> None:
+        raise InterruptError
+
+    before = signal.signal(signal.SIGALRM, raise_it)
+    try:
+        for attempt in range(30):
+            begin(body, 20)
+            signal.setitimer(signal.ITIMER_REAL, 0.004 + 0.0001 * attempt)
+            try:
+                while True:
+                    body.chain([5], 600, lambda step: 7)
+                    body.rollback(20)
+            except InterruptError:
+                heard += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert heard == 30
 
 
 @pytest.mark.parametrize("count", [33, 64, 100, 129, 400])

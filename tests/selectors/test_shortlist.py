@@ -154,6 +154,23 @@ def test_what_drafts_were_accepted_for_tells_where_to_look():
     assert listed.next(costs(), 5.0, drafting) not in (None, drafting)
 
 
+def test_siblings_that_are_accepted_make_nobody_more_than_certain():
+    listed = shortlist()
+    listed.count(LEAST_PLANS[3], 14, 0, 32, 32)
+    listed.hear({LEAST_PLANS[3]: Yield(rounds=40, drafted=30, accepted=60, rows=200)})
+
+    assert ((listed.hopes() >= 0) & (listed.hopes() <= 1)).all()
+    assert listed.next(costs(), 1.0, LEAST_PLANS[3]) is not None
+
+
+def test_the_shortest_look_tells_of_others_for_a_while():
+    listed = shortlist()
+    untold = listed.acceptance(LEAST_PLANS[4])
+    listed.count(LEAST_PLANS[5], 15, 0, 16, 100)
+    listed.fade(100 + int(HALF_LIFE) // 2)
+    assert listed.acceptance(LEAST_PLANS[4]) > untold
+
+
 def test_candidates_that_never_drafted_are_priced_by_what_draft_steps_take_now():
     drafted, new = LEAST_PLANS[3], LEAST_PLANS[5]
     known = costs()

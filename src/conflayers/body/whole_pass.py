@@ -7,7 +7,7 @@ far sooner than those that are called anew for every product.
 import ctypes
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -234,21 +234,27 @@ class WholePass(Passes):
         given.bias, given.biases = None, 0
         raised: list[BaseException] = []
 
-        def named() -> int:
-            # What is raised behind a call of the kernels is lost.
+        def named() -> Generator[int, None, None]:
+            # What is raised behind a call of the kernels is lost, an interrupt before a function's first line too; a
+            # generator goes on within its `try`.
+            said: int | None = None
             try:
-                token = following(Pass(self._said, None, self._found(1)))
-                if token is None:
-                    return -1
-                self.check_tokens([token])
-                return int(token)
+                while True:
+                    yield 0 if said is None else said + 1
+                    said = following(Pass(self._said, None, self._found(1)))
+                    if said is not None:
+                        self.check_tokens([said])
+            except GeneratorExit:
+                raise
             except BaseException as error:
                 raised.append(error)
-                return -1
+            yield 0
 
+        names = named()
+        next(names)
         self._make_room(given, count + most - 1)
         run = kernels.of("run_chain", self.embedding.dtype)
-        passes = run(ctypes.byref(given), self._ids, self._positions, most, kernels.FOLLOWING(named))
+        passes = run(ctypes.byref(given), self._ids, self._positions, most, kernels.FOLLOWING(names.__next__))
         if raised:
             raise raised[0]
         return count + int(passes) - 1

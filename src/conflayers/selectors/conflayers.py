@@ -175,7 +175,9 @@ class ConfLayers:
             self._list(state)
             return
         self.shortlist.fade(self._tokens)
-        self.shortlist.hear(self.contest.live)
+        if not self.lookup:
+            # What was looked up is accepted for no merit of the plan's.
+            self.shortlist.hear(self.contest.live)
         plan = self.shortlist.next(self.costs, self.contest.to_beat / self.contest.bias, self.contest.best)
         if plan is None:
             self._not_before, self._rest = self._tokens + self._rest, min(2 * self._rest, LONGEST_REST)

@@ -49,6 +49,8 @@ DISTURBED = 3.0
 HARMLESS = 0.99
 # A draw that plans must exceed: prices are not known well enough for less.
 WORTHWHILE = 1.02
+# Rounds that are looked at together: to look at each by itself takes longer, and losses are seen later the more wait.
+TOGETHER = 8
 # A plan's first rounds do not count: the drafter does not know yet how long drafts by it should be.
 BURN_IN = 2
 
@@ -152,11 +154,9 @@ class Contest:
         self._left = 0 if self.current in (None, LOOKUP) else min(self._left, self.length)
 
     def observe(self, done: Round) -> None:
-        """Learn from one round, and draw when it is time. Rounds of one turn wait for each other: to look at each by
-        itself takes longer."""
+        """Learn from one round, and draw when it is time; a few rounds of one turn wait for each other."""
         self._waiting.append(done)
-        waiting = len(self._waiting)
-        if waiting < self.length and waiting < self._left and not self.measuring:
+        if len(self._waiting) < min(self.length, self._left, TOGETHER) and not self.measuring:
             return
         self._take_in()
         over = self._left <= 0 or self._fell

@@ -29,7 +29,7 @@ LEAST_MISSED = 0.5
 # Tokens after which a candidate is known well enough; old ones fade as new ones come.
 ENOUGH = 256.0
 # Fewer tokens than this tell nothing of others of about a candidate's size any more.
-FAINT = 16.0
+FAINT = 8.0
 # Tokens of the task after which a look counts for half: each was at another place, and some places are hard.
 HALF_LIFE = 1024.0
 # Of the tokens nearly named, how many are taken to be verified: trees are narrow where they are not worth it.
@@ -123,10 +123,11 @@ class Shortlist:
         for plan, seen in live.items():
             if plan in self._places:
                 at = self._places[plan]
-                # Of a chain only the first token that was wrong is known to be.
-                drafted = seen.accepted + min(seen.drafted - seen.accepted, seen.rounds)
+                # Siblings are accepted too; and of a chain only the first token that was wrong is known to be.
+                accepted = min(seen.accepted, seen.drafted)
+                drafted = accepted + min(seen.drafted - accepted, seen.rounds)
                 weight = min(ENOUGH / drafted, 1.0) if drafted else 0.0
-                self._drafted[at], self._accepted[at] = weight * drafted, weight * seen.accepted
+                self._drafted[at], self._accepted[at] = weight * drafted, weight * accepted
 
     def fresh(self, plan: Plan, now: int) -> float:
         """Tokens that came since a candidate was last looked at."""

@@ -237,7 +237,7 @@ inline void Pass<T>::run() const {
     together(threads, [this](const Team& team) { Member<T>(*this, team).run(); });
 }
 
-// Asked after every pass of a chain, for the token to run next; less than 0 to end.
+// Asked after every pass of a chain: one more than the token to run next, or 0 to end, as when the asked one failed.
 using Following = int64_t (*)();
 
 // A pass, and then one over each token that is named, behind all before: `most` at most. Ids and positions are those of
@@ -246,7 +246,7 @@ template <class T>
 inline int64_t run_chain(Pass<T> pass, int64_t* ids, int64_t* positions, int64_t most, Following following) {
     for (int64_t passes = 1;; passes++) {
         pass.run();
-        int64_t token = following();
+        int64_t token = following() - 1;
         if (token < 0 || passes == most) return passes;
         ids[0] = token, positions[0] = positions[pass.tokens - 1] + 1;
         pass.length += pass.tokens, pass.tokens = 1;
