@@ -165,7 +165,20 @@ class Costs:
         share = self.expected.step(plan)
         return None if share is None else share * self.plain_step
 
-    def drift(self, precision: str) -> float:
+    def draft_steps(
+        self, precision: str, expected: NDArray[np.float64], running: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """`draft_step` of many plans in one precision, as shares of a plain step.
+
+        Args:
+            precision: of all of them.
+            expected: what is expected of each, and
+            running: what still runs of each, as shares of a plain step.
+        """
+        steps = expected * self._drift(precision)
+        return np.maximum(steps, running) if precision == WHOLE else steps
+
+    def _drift(self, precision: str) -> float:
         """What draft steps lately took over what was expected of them; 1 where nothing is known."""
         return self.drifts[precision].median if precision in self.drifts else 1.0
 
@@ -181,7 +194,7 @@ class Costs:
         expected = self._expected_step(plan)
         if plan not in self.steps and expected is None:
             return self.plain_step
-        measured = self.steps[plan].median if expected is None else expected * self.drift(plan.precision)
+        measured = self.steps[plan].median if expected is None else expected * self._drift(plan.precision)
         if self.layers is None or not self.known or plan.precision != WHOLE:
             return measured
         return max(measured, (1 - plan.skip_ratio(self.layers)) * self.plain_step)

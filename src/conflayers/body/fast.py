@@ -47,7 +47,7 @@ class FastBody(ShortPasses):
         self.layout = layout
         self._windows = set(self.anatomy.windows)
         self._branches = 1
-        # The plan that drafts had last.
+        # The plan that was last found to fit the model.
         self._checked = FULL
         self._torch = Operators(self._heads, self._kv_heads, self._width)
         self._native: Native | None = None
@@ -159,6 +159,7 @@ class FastBody(ShortPasses):
         """See `contract.Body.reserve`."""
         self._read_weights()
         super().reserve(capacity)
+        # A draft may come before any pass of the whole model.
         self._was_fast = self.fast
         if len(self._angles[0]) < self._cache.rows:
             self._tables(self._cache.rows)

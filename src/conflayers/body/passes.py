@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from conflayers.body.cache import PositionedCache
-from conflayers.body.contract import Following, Pass
+from conflayers.body.contract import Pass
 from conflayers.body.operators import SHORT
 from conflayers.body.sight import Sight
 from conflayers.body.weights import Form
@@ -24,13 +24,11 @@ class Passes(ABC):
         embedding: [vocabulary, hidden].
         width: of a head.
         recorded: whether what `prepare` does is anything.
-        chains: whether there is a `chain`.
     """
 
     embedding: torch.Tensor
     width: int
     recorded = False
-    chains = False
 
     @property
     @abstractmethod
@@ -83,31 +81,6 @@ class Passes(ABC):
         Raises:
             IndexError: the model has no such token.
         """
-
-    def chain(
-        self,
-        form: Form,
-        plan: Plan,
-        tokens: Sequence[int],
-        most: int,
-        following: Following,
-        angles: Angles,
-        cache: PositionedCache,
-    ) -> int:
-        """Passes one behind the other, each over the token that `following` names after the one before it.
-
-        Args:
-            tokens: of the first pass, up to `SHORT`.
-            most: passes, 1 or more.
-            following: see `contract.Following`.
-
-        Returns:
-            How many tokens were run. The cache is left as long as it was.
-
-        Raises:
-            IndexError: the model has no such token.
-        """
-        raise NotImplementedError
 
     @property
     def bytes(self) -> int:

@@ -111,12 +111,11 @@ class ShortPasses(PortableBody):
     def chain(self, tokens: Sequence[int], most: int, following: Following) -> None:
         """See `contract.Body.chain`."""
         form = self._short(len(tokens))
-        if form is None or self._whole is None or not self._whole.chains:
-            return super().chain(tokens, most, following)
+        if form is None or not isinstance(self._whole, WholePass):
+            super().chain(tokens, most, following)
+            return
         self._cache.check_room(len(tokens) + most - 1)
-        run = self._whole.chain(form, self._plan, tokens, most, following, self._angles, self._cache)
-        self._cache.advance(run)
-        return None
+        self._cache.advance(self._whole.chain(form, self._plan, tokens, most, following, self._angles, self._cache))
 
     def _in_pieces(self, form: Form, tokens: Sequence[int], wanted: int, record: int) -> Pass:
         """A text as one short pass after the other."""

@@ -91,8 +91,6 @@ class WholePass(Passes):
         embedding: [vocabulary, hidden].
     """
 
-    chains = True
-
     def __init__(self, heads: int, kv_heads: int, width: int, norm: RmsNorm, embedding: torch.Tensor) -> None:
         self.heads, self.kv_heads, self.width, self.norm, self.embedding = heads, kv_heads, width, norm, embedding
         # By a form's identity; None for those that cannot be run.
@@ -204,11 +202,14 @@ class WholePass(Passes):
         """See `Passes`."""
         bias, count = sight.bias(), len(tokens)
         prepared = self._ready(form, plan, tokens, angles, cache)
-        given, runs = prepared.given, prepared.runs_by(plan)
+        given = prepared.given
         self._positions[:count] = [*sight.positions]
         logits = self.embedding.new_empty(wanted, prepared.head.outs)
-        kept = self.embedding.new_empty(sum(map(int.bit_count, runs)) if traced else 0, traced, self.embedding.shape[1])
-        given.wanted, given.traced, given.trace, given.logits = wanted, traced, kept.data_ptr(), logits.data_ptr()
+        given.wanted, given.logits, given.traced, given.trace = wanted, logits.data_ptr(), traced, None
+        if traced:
+            runs = prepared.runs_by(plan)
+            kept = self.embedding.new_empty(sum(map(int.bit_count, runs)), traced, self.embedding.shape[1])
+            given.trace = kept.data_ptr()
         given.bias, given.biases = (None, 0) if bias is None else (bias.data_ptr(), bias.shape[1])
         self._make_room(given, count)
         kernels.of("run_pass", self.embedding.dtype)(ctypes.byref(given))
@@ -224,7 +225,20 @@ class WholePass(Passes):
         angles: Angles,
         cache: PositionedCache,
     ) -> int:
-        """See `Passes`."""
+        """Passes one behind the other, each over the token that `following` names after the one before it.
+
+        Args:
+            form, plan, angles, cache: as of a pass.
+            tokens: of the first pass, up to `SHORT`.
+            most: passes, 1 or more.
+            following: see `contract.Following`.
+
+        Returns:
+            How many tokens were run. The cache is left as long as it was.
+
+        Raises:
+            IndexError: the model has no such token.
+        """
         prepared, count = self._ready(form, plan, tokens, angles, cache), len(tokens)
         given = prepared.given
         self._positions[:count] = [*range(cache.length, cache.length + count)]

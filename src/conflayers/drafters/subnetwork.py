@@ -27,7 +27,7 @@ class Subnetwork:
         body, start, most = state.body, state.body.length, state.left - 1
         draft = Draft()
         beside: list[list[int]] = []
-        text, more, widens = list(state.tokens), self.length.rule(plan), False
+        text, more = list(state.tokens), self.length.rule(plan)
 
         def following(step: Pass) -> int | None:
             proposal = state.sampler.propose(text, step.logits[0], step.best[0] if step.best else None)

@@ -22,7 +22,7 @@ def confidence(outputs: list[torch.Tensor]) -> torch.Tensor:
         [layers, tokens], float32 on the CPU.
     """
     channels = torch.stack(outputs).float().clamp(LOWEST, HIGHEST)  # [layers, tokens, hidden]
-    # One logarithm a channel's sum instead of one a channel.
+    # From logarithms of the shares: to take that of every share afterwards takes twice as long.
     logarithms = channels.log_softmax(-1)
     entropy = -(logarithms.exp() * logarithms).sum(-1)
     certainty: torch.Tensor = 1 - entropy / math.log(channels.shape[-1])

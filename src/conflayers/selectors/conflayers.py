@@ -137,7 +137,7 @@ class ConfLayers:
         """Count the round, and look at a candidate when it is time."""
         self._tokens += done.kept
         self.contest.observe(done)
-        # Rounds are many, and there is a budget: no more calls than that.
+        # Asked in every round, and what says no most often first.
         if self._tokens >= self._not_before and self._searching and self._may_search(state):
             begun = self.clock()
             self._search(state)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from conflayers.costs import Costs, Yield
 from conflayers.expected import LEAST_STEP, Savings
-from conflayers.plan import WHOLE, Plan
+from conflayers.plan import Plan
 from conflayers.selectors.candidates import LEAST
 from conflayers.selectors.forecast import Array, speedups
 
@@ -36,7 +36,7 @@ HALF_LIFE = 1024.0
 VERIFIED = 0.5
 # Shares of the layers skipped by the candidates that are looked at first.
 SWEEP = (0.75, 0.9, 0.5, 0.25)
-# The tokens of a look are of one place, which is hard or easy: there is hope for as much as so many fewer leave.
+# The tokens of a look are of one place, hard or easy: its standard error is that of so many times fewer tokens.
 ALIKE = 4.0
 # Rounds that a token looked at is worth: a round brings two or three.
 ROUNDS = 0.4
@@ -70,7 +70,7 @@ class Shortlist:
     _precision: str = field(init=False)
     _attentions: Array = field(init=False)
     _mlps: Array = field(init=False)
-    _sizes: Array = field(init=False)  # both
+    _sizes: Array = field(init=False)  # sublayers skipped, of both kinds
     _rules: dict[str, NDArray[np.bool_]] = field(init=False)  # who comes from each
     _saved: Array = field(init=False)  # draft steps by the savings
     _sweep: list[int] = field(init=False)
@@ -164,8 +164,9 @@ class Shortlist:
 
         Args:
             costs: what verifications take.
-            to_beat: the speedup that a candidate must hope for to be worth a look,
-            best: ... unless this one drafts: then it is what would be forecast of it by all that was seen of it.
+            to_beat: the speedup that a candidate must hope for to be worth a look.
+            best: the best plan at present. If it is a candidate, what would be forecast of it by all that was seen
+                takes the place of `to_beat`.
         """
         tried, agreed = self.tried + self._drafted, self.agreed + self._accepted
         rates, steps = self._rates(tried, agreed), self.draft_steps(costs)
@@ -194,10 +195,7 @@ class Shortlist:
             return self._saved
         expected = None if costs.expected is None else costs.expected.savings.get(self._precision)
         if expected is not None:
-            # All at once: there are hundreds.
-            steps = self._by(expected) * costs.drift(self._precision)
-            running = 1 - self._sizes / (2 * self.layers)
-            return np.maximum(steps, running) if self._precision == WHOLE else steps
+            return costs.draft_steps(self._precision, self._by(expected), 1 - self._sizes / (2 * self.layers))
         steps = self._saved.copy()
         for plan in costs.steps:
             if plan in self._places:
